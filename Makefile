@@ -1,0 +1,87 @@
+# Everything a user types. `make help` lists the targets.
+#
+#   make bench SOLUTIONS="sglang_v1 triton_v2" PROFILE=seed WORKLOADS="T=1-80" GPU=0 RUN=my-run
+#   make report RUN=results/2026-02-02-b200
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+# Where the environment lives. VENV= (empty) uses PYTHON as it is, for hosts where everything is installed already.
+VENV ?= .venv
+# The packages to set up for: cpu or gpu. Default: gpu where the driver lists one.
+TARGET ?= $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
+# Holds CPU builds of torch; the default index has CUDA builds of several GB.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+ifeq ($(VENV),)
+  RUN_PYTHON := $(PYTHON)
+  READY :=
+else
+  RUN_PYTHON := $(VENV)/bin/python
+  READY := $(VENV)/ready-$(TARGET)
+endif
+HARNESS := $(RUN_PYTHON) -m harness
+
+SOLUTIONS ?=
+PROFILE ?=
+WORKLOADS ?=
+GPU ?=
+RUN ?=
+SUITE ?=
+BACKEND ?=
+option = $(if $(2),--$(1) "$(2)")
+
+.PHONY: help setup bench report list doctor dataset test test-gpu lint format bundle clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## create .venv with everything (TARGET=cpu or gpu; default: what is here)
+
+bench: $(READY) ## run solutions, write results/<run>/ (SOLUTIONS= PROFILE= WORKLOADS= GPU= RUN= SUITE= BACKEND=)
+	@$(HARNESS) bench $(SOLUTIONS) $(call option,profile,$(PROFILE)) $(call option,workloads,$(WORKLOADS)) \
+	  $(call option,gpu,$(GPU)) $(call option,run,$(RUN)) $(call option,suite,$(SUITE)) $(call option,backend,$(BACKEND))
+
+report: $(READY) ## write comparison.md of RUN=results/<run> again from its record
+	@$(HARNESS) report "$(RUN)"
+
+list: $(READY) ## show every solution and whether it can run here
+	@$(HARNESS) list
+
+doctor: $(READY) ## say what is installed and what is missing, with the fix
+	@$(HARNESS) doctor
+
+dataset: $(READY) ## write a FlashInfer-Bench dataset root to OUT=<folder> (SUITE=)
+	@$(HARNESS) dataset $(SOLUTIONS) $(call option,out,$(OUT)) $(call option,suite,$(SUITE))
+
+test: $(READY) ## run the tests that need no GPU
+	@$(RUN_PYTHON) -m pytest -n 2
+
+test-gpu: $(READY) ## run the tests that need a GPU
+	@$(RUN_PYTHON) -m pytest -m gpu tests/gpu
+
+lint: $(READY) ## check format and lint
+	@$(RUN_PYTHON) -m ruff format --check . && $(RUN_PYTHON) -m ruff check .
+
+format: $(READY) ## format and mend what lint can mend
+	@$(RUN_PYTHON) -m ruff check --fix . ; $(RUN_PYTHON) -m ruff format .
+
+bundle: ## collect what an offline GPU host lacks into BUNDLE=<folder>, default build/bundle
+	@PYTHON=$(PYTHON) bash scripts/offline_bundle.sh $(or $(BUNDLE),build/bundle)
+
+clean: ## remove .venv and build/
+	rm -rf .venv build
+
+# torch goes first and alone, so that only it is looked for in the index of CPU builds; where that index cannot be
+# reached, whatever the default index has is taken.
+$(VENV)/ready-cpu: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN_PYTHON) -m pip install -q --retries 0 --no-deps --extra-index-url $(TORCH_CPU_INDEX) torch==2.13.0
+	$(RUN_PYTHON) -m pip install -q -e '.[cpu,dev]'
+	touch $@
+
+$(VENV)/ready-gpu: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN_PYTHON) -m pip install -q -e '.[gpu,dev]'
+	touch $@

@@ -1,0 +1,219 @@
+"""The GPU backend: drives the real `flashinfer-bench run` and accounts for every cell of the grid."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from harness import cells as cell_module
+from harness.cells import cell_from_line, cell_from_trace, is_collateral, missing
+from harness.dataset import stage
+from harness.errors import HarnessError
+from harness.paths import PROJECT, shown
+from harness.plan import Plan
+from harness.process import Finished, follow
+from harness.progress import Progress
+from harness.record import Ceilings, Cell, Status, WorkloadInfo
+
+# Traces are written only when a call of flashinfer-bench ends, and a start costs 6 to 12 s on an H200 host. Six
+# workloads a call keep the starts under a tenth of a full run and lose at most six workloads' latencies to a crash. The
+# first call has one workload: what cannot compile or hangs shows there, at the least cost.
+BATCH = 6
+START_S = 180  # imports, one worker per GPU
+REFERENCE_S = 600  # the reference on one workload, all trials
+CEILINGS_S = 180
+
+
+class GpuBackend:
+    """One run on one GPU; `cells` and `commands` are complete for what has run so far at any moment."""
+
+    def __init__(self, plan: Plan, progress: Progress):
+        self.plan = plan
+        self.progress = progress
+        self.cells: dict[tuple[str, str], Cell] = {}
+        self.commands: list[list[str]] = []
+        self.warnings: list[str] = []
+        self._env = gpu_environment(plan)
+        self._given_up: dict[str, Cell] = {}
+
+    def run(self) -> Iterable[None]:
+        """Fill the grid; yields after each call of flashinfer-bench so that the record can be saved."""
+        workloads = self.plan.workloads
+        batches = [workloads[:1]] + [
+            workloads[i : i + BATCH] for i in range(1, len(workloads), BATCH)
+        ]
+        for number, batch in enumerate(batches):
+            names = [v.name for v in self.plan.runnable if v.name not in self._given_up]
+            if names:
+                self._call(f"batch-{number}", names, batch)
+            self._charge_given_up(batch)
+            yield
+        yield from self._retry()
+
+    def _call(self, label: str, names: list[str], batch: list[WorkloadInfo]) -> None:
+        """One `flashinfer-bench run` over a fresh root."""
+        plan = self.plan
+        variants = [v for v in plan.runnable if v.name in names]
+        root = stage(plan.dataset, variants, [w.id for w in batch], plan.scratch / label)
+        command = benchmark_command(plan, root, names)
+        self.commands.append([Path(command[0]).name, *command[1:]])
+        log = plan.scratch / f"{label}.log"
+        limit = START_S + len(batch) * (REFERENCE_S + len(names) * plan.profile.timeout)
+        asked = {(name, w.id) for w in batch for name in names}
+
+        def on_line(line: str) -> None:
+            cell = cell_from_line(line)
+            if cell and (cell.solution, cell.workload) in asked and not self._has(cell):
+                self.cells[cell.solution, cell.workload] = cell
+                self.progress.cell(cell)
+
+        finished = follow(
+            command, timeout_s=limit, env=self._env, cwd=PROJECT, log=log, on_line=on_line
+        )
+        self._take_traces(root, asked)
+        self._explain_missing(asked, finished, limit, log)
+        self._give_up(names, asked)
+        shutil.rmtree(root)
+
+    def _has(self, cell: Cell) -> bool:
+        known = self.cells.get((cell.solution, cell.workload))
+        return known is not None and known.origin == "log"
+
+    def _take_traces(self, root: Path, asked: set[tuple[str, str]]) -> None:
+        seen: set[tuple[str, str]] = set()
+        for path in sorted((root / "traces").rglob("*.jsonl")):
+            for line in path.read_text().splitlines():
+                try:
+                    cell = cell_from_trace(json.loads(line), self.plan.profile)
+                except (ValueError, KeyError, TypeError, ValidationError) as error:
+                    self.warnings.append(
+                        f"A trace of flashinfer-bench could not be read: {error!r:.200}."
+                    )
+                    continue
+                key = (cell.solution, cell.workload)
+                if key not in asked:
+                    continue
+                if key in seen:
+                    self.warnings.append(
+                        f"flashinfer-bench wrote more than one trace for {key[0]} on {key[1]}; the last one counts."
+                    )
+                seen.add(key)
+                self.cells[key] = cell
+
+    def _explain_missing(
+        self, asked: set[tuple[str, str]], finished: Finished, limit: float, log: Path
+    ) -> None:
+        if finished.timed_out:
+            why = f"flashinfer-bench was killed after {limit:.0f} s"
+        elif finished.returncode:
+            why = f"flashinfer-bench exited with {finished.returncode}"
+        else:
+            why = "flashinfer-bench returned no result for it, yet exited with 0"
+        for name, workload in asked:
+            known = self.cells.get((name, workload))
+            if known is None or known.origin == "log":
+                cell = missing(name, workload, f"{why}; its output is in {shown(log)}")
+                tail = cell_module.tail(finished.tail) or None
+                self.cells[name, workload] = cell.model_copy(update={"log_tail": tail})
+
+    def _give_up(self, names: list[str], asked: set[tuple[str, str]]) -> None:
+        """Stop asking for a solution that cannot be built, or that hung: each further cell would cost the same."""
+        for name in names:
+            mine = [self.cells[key] for key in sorted(asked) if key[0] == name]
+            for cell in mine:
+                hung = cell.status is Status.TIMEOUT and not is_collateral(cell)
+                if hung or cell.status is Status.COMPILE_ERROR:
+                    self._given_up.setdefault(name, cell)
+
+    def _charge_given_up(self, batch: list[WorkloadInfo]) -> None:
+        for name, cause in self._given_up.items():
+            for workload in batch:
+                if (name, workload.id) in self.cells:
+                    continue
+                if cause.status is Status.COMPILE_ERROR:
+                    cell = cause.model_copy(update={"workload": workload.id})
+                else:
+                    cell = missing(
+                        name, workload.id, f"not run after the timeout on {cause.workload}"
+                    )
+                self.cells[name, workload.id] = cell
+
+    def _retry(self) -> Iterable[None]:
+        """Give cells that were lost through no fault of their solution one more try, each solution alone."""
+        for variant in self.plan.runnable:
+            if variant.name in self._given_up:
+                continue
+            lost = [w for w in self.plan.workloads if is_collateral(self.cells[variant.name, w.id])]
+            if not lost:
+                continue
+            before = {w.id: self.cells.pop((variant.name, w.id)) for w in lost}
+            self.progress.note(
+                f"{variant.label}: {len(lost)} cells were lost; running them again alone"
+            )
+            try:
+                self._call(f"retry-{variant.name}", [variant.name], lost)
+            finally:
+                for uuid, cell in before.items():
+                    self.cells.setdefault((variant.name, uuid), cell)
+            self._charge_given_up(lost)
+            yield
+
+
+def benchmark_command(plan: Plan, root: Path, names: list[str]) -> list[str]:
+    """The command line of one call, every option explicit; paths are relative to the project."""
+    return [
+        find_flashinfer_bench(),
+        "run",
+        *("--local", shown(root)),
+        *("--definitions", plan.definition.name),
+        *("--solutions", *names),
+        *plan.profile.flags(),
+    ]
+
+
+def find_flashinfer_bench() -> str:
+    """Path of the `flashinfer-bench` command.
+
+    Raises:
+        HarnessError: it is not installed.
+    """
+    beside = Path(sys.executable).parent / "flashinfer-bench"
+    path = str(beside) if beside.exists() else shutil.which("flashinfer-bench")
+    if path is None:
+        raise HarnessError("flashinfer-bench: the command is not installed; run `make setup`")
+    return path
+
+
+def gpu_environment(plan: Plan) -> dict[str, str]:
+    """Environment of every process that uses the GPU: only that GPU is visible, code is built for it."""
+    assert plan.gpu is not None
+    info = plan.gpu.info
+    env = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": info.uuid or str(plan.gpu.index),
+        "FIB_CACHE_PATH": str(plan.paths.kernel_cache),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if info.compute_capability:
+        # wgmma and TMA multicast exist only in the architecture-specific target, which the builder does not ask for.
+        suffix = "a" if int(info.compute_capability.split(".")[0]) >= 9 else ""
+        env.setdefault("TVM_FFI_CUDA_ARCH_LIST", info.compute_capability + suffix)
+    return env
+
+
+def measure_ceilings(plan: Plan) -> tuple[Ceilings | None, str | None]:
+    """The GPU's ceilings, or None and a warning when they could not be measured."""
+    command = [sys.executable, "-m", "harness.ceilings"]
+    finished = follow(command, timeout_s=CEILINGS_S, env=gpu_environment(plan), cwd=PROJECT)
+    last = finished.tail.splitlines()[-1] if finished.tail else "no output"
+    try:
+        return Ceilings.model_validate_json(last), None
+    except ValidationError:
+        return (
+            None,
+            f"The ceilings could not be measured, so no floor is shown: {cell_module.anonymous(last)[:200]}.",
+        )

@@ -1,0 +1,200 @@
+"""The command line: `python -m harness`."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from harness import doctor as doctor_module
+from harness.dataset import write_out
+from harness.definition import FULL, discover_definitions
+from harness.environment import find_gpus
+from harness.errors import ExitCode, HarnessError
+from harness.manifest import discover, select
+from harness.paths import Paths, shown
+from harness.plan import DEFAULT_SOLUTIONS, Request, make_plan, open_dataset, unmet
+from harness.report.markdown import write_report
+from harness.run import command_line, execute
+from harness.summary import summary_table
+
+app = typer.Typer(
+    help="Compare FlashInfer-Bench solutions of the DeepSeek-V3 FP8 block-scale MoE.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+console = Console(soft_wrap=not sys.stdout.isatty())
+errors = Console(stderr=True, soft_wrap=True)
+
+SolutionsDir = Annotated[Path | None, typer.Option(help="Folder of solution folders [solutions/].")]
+ConfigsDir = Annotated[Path | None, typer.Option(help="Folder of profiles [configs/].")]
+ResultsDir = Annotated[Path | None, typer.Option(help="Folder of run folders [results/].")]
+
+
+@app.command()
+def bench(
+    solutions: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Folders, labels or names, or 'all'. Default: the four documented ones."
+        ),
+    ] = None,
+    profile: Annotated[str, typer.Option(help="A file of configs/, without .yaml.")] = "seed",
+    workloads: Annotated[
+        str | None,
+        typer.Option(help="Ids, beginnings of ids, or T=57, T=1-80; separated by spaces."),
+    ] = None,
+    gpu: Annotated[int, typer.Option(help="Index of the GPU, as nvidia-smi counts.")] = 0,
+    run: Annotated[
+        str | None, typer.Option(help="Name of the run's folder under results/.")
+    ] = None,
+    suite: Annotated[
+        str, typer.Option(help="Synthetic suite: published, uniform, sweep or skewed.")
+    ] = "published",
+    backend: Annotated[
+        Literal["auto", "gpu", "cpu"], typer.Option(help="auto: the GPU if there is one.")
+    ] = "auto",
+    definition: Annotated[
+        str | None,
+        typer.Option(help="A folder of definitions/. Default: full size on a GPU, else small."),
+    ] = None,
+    solutions_dir: SolutionsDir = None,
+    results_dir: ResultsDir = None,
+    configs_dir: ConfigsDir = None,
+) -> None:
+    """Run solutions over workloads and write a record and its comparison under results/.
+
+    Example: python -m harness bench sglang_v1 triton_v2 --profile seed --workloads "T=1-80"
+    """
+    paths = _paths(solutions_dir, results_dir, configs_dir)
+    request = Request(
+        solutions=solutions or list(DEFAULT_SOLUTIONS),
+        profile=profile,
+        workloads=workloads.split() if workloads else None,
+        gpu=gpu,
+        run=run,
+        suite=suite,
+        backend=backend,
+        definition=definition,
+    )
+    plan = make_plan(request, paths)
+    console.print(
+        f"{len(plan.variants)} solutions x {len(plan.workloads)} workloads on "
+        f"{plan.gpu.info.name if plan.gpu else 'the CPU'}, {plan.dataset.info.kind} dataset, profile {profile}",
+        highlight=False,
+    )
+    signal.signal(signal.SIGTERM, _interrupt)  # a job scheduler's stop keeps the finished cells too
+    record, code = execute(plan, command_line(), console)
+    console.print(summary_table(record))
+    if record.backend == "cpu":
+        console.print("CPU backend: correctness only, no speed was measured.", highlight=False)
+    console.print(f"Report: {shown(plan.folder / 'comparison.md')}", highlight=False)
+    raise typer.Exit(code)
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="A run folder, such as results/2026-02-02-b200.")],
+    results_dir: ResultsDir = None,
+) -> None:
+    """Write a run's comparison.md again, from its record alone.
+
+    Example: python -m harness report results/2026-02-02-b200
+    """
+    folder = Path(run)
+    if not folder.exists():
+        folder = _paths(results=results_dir).results / run
+    console.print(f"Report: {shown(write_report(folder))}", highlight=False)
+
+
+@app.command("list")
+def list_solutions(solutions_dir: SolutionsDir = None) -> None:
+    """Show every solution, and whether it can run here."""
+    gpus = find_gpus()
+    table = Table("solution", "name", "language", "state", "here")
+    for variant in discover(_paths(solutions_dir).solutions):
+        reason = unmet(variant, gpus[0] if gpus else None)
+        where = "GPU" if gpus else "CPU, correctness only"
+        manifest = variant.manifest
+        table.add_row(
+            variant.label, variant.name, manifest.language, manifest.state, reason or where
+        )
+    console.print(table)
+
+
+@app.command()
+def definitions() -> None:
+    """Show the definitions and their constant axes."""
+    table = Table("definition", "axes")
+    for name, definition in discover_definitions(_paths().definitions).items():
+        table.add_row(name, ", ".join(f"{k}={v}" for k, v in definition.const_axes.items()))
+    console.print(table)
+
+
+@app.command()
+def dataset(
+    out: Annotated[Path, typer.Option(help="Folder to create.")],
+    solutions: Annotated[
+        list[str] | None, typer.Argument(help="Solutions to include. Default: all.")
+    ] = None,
+    suite: Annotated[str, typer.Option(help="published, uniform, sweep or skewed.")] = "published",
+    definition: Annotated[str, typer.Option(help="A folder of definitions/.")] = FULL,
+    solutions_dir: SolutionsDir = None,
+) -> None:
+    """Write a complete FlashInfer-Bench dataset root, for use without this harness.
+
+    Example: python -m harness dataset --out /tmp/moe && flashinfer-bench run --local /tmp/moe
+    """
+    paths = _paths(solutions_dir)
+    known = discover_definitions(paths.definitions)
+    if definition not in known:
+        raise HarnessError(f"--definition: no {definition}; there are: {', '.join(known)}")
+    variants = select(discover(paths.solutions), solutions or ["all"])
+    fitting = [v for v in variants if v.fits(definition)]
+    root = write_out(open_dataset(known[definition], suite, paths), fitting, out)
+    console.print(f"Dataset: {root} ({len(fitting)} solutions)", highlight=False)
+
+
+@app.command()
+def doctor(solutions_dir: SolutionsDir = None) -> None:
+    """Say what is installed, which GPU is here, what each solution lacks, and how to get it."""
+    findings = doctor_module.examine(_paths(solutions_dir))
+    table = Table("", "what", "found", "fix")
+    for finding in findings:
+        table.add_row("ok" if finding.ok else "!!", finding.what, finding.found, finding.fix)
+    console.print(table)
+    raise typer.Exit(ExitCode.OK if all(f.ok or f.optional for f in findings) else ExitCode.USAGE)
+
+
+def _paths(
+    solutions: Path | None = None, results: Path | None = None, configs: Path | None = None
+) -> Paths:
+    default = Paths()
+    return Paths(
+        solutions=solutions or default.solutions,
+        results=results or default.results,
+        configs=configs or default.configs,
+    )
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point: errors become one line on stderr and the documented exit code."""
+    try:
+        app(standalone_mode=True)
+    except HarnessError as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(error.code)
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.OK)

@@ -1,0 +1,128 @@
+"""The CPU backend: the same solutions for correctness alone, on the small sibling of the definition.
+
+Triton kernels run under Triton's interpreter and `sgl_kernel` is a plain-PyTorch stand-in. Each solution runs in a
+process of its own; what it prints there never reaches the results.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from harness import cells as cell_module
+from harness.dataset import stage
+from harness.manifest import Variant
+from harness.paths import PROJECT
+from harness.plan import Plan
+from harness.process import Finished, follow
+from harness.progress import Progress
+from harness.record import Cell, Status
+
+STAND_INS = Path(__file__).resolve().parent / "cpu_kernels"
+START_S = 120
+
+
+class CpuBackend:
+    """One run without a GPU; `cells` is complete for what has run so far at any moment."""
+
+    def __init__(self, plan: Plan, progress: Progress):
+        self.plan = plan
+        self.progress = progress
+        self.cells: dict[tuple[str, str], Cell] = {}
+        self.commands: list[list[str]] = []
+        self.warnings: list[str] = []
+        path = [str(STAND_INS), str(PROJECT), os.environ.get("PYTHONPATH", "")]
+        self._env = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(p for p in path if p),
+            "TRITON_INTERPRET": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "FIB_CACHE_PATH": str(plan.paths.kernel_cache),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def run(self) -> Iterable[None]:
+        """Fill the grid; yields after each solution so that the record can be saved."""
+        for variant in self.plan.runnable:
+            left = [w.id for w in self.plan.workloads]
+            while left:
+                self._worker(variant, left)
+                # Whatever came back is done; if the process died or hung, that is the doing of the first that is left.
+                left = [uuid for uuid in left if (variant.name, uuid) not in self.cells]
+            yield
+
+    def _worker(self, variant: Variant, left: list[str]) -> None:
+        plan = self.plan
+        root = stage(plan.dataset, [variant], left, plan.scratch / variant.name)
+        results = plan.scratch / f"{variant.name}.jsonl"
+        results.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "harness.cpu_worker"]
+        command += [
+            str(root),
+            plan.definition.name,
+            variant.name,
+            plan.profile.model_dump_json(),
+            str(results),
+        ]
+
+        def on_line(_: str) -> None:
+            for cell in _read(results):
+                if (cell.solution, cell.workload) not in self.cells:
+                    self.cells[cell.solution, cell.workload] = cell
+                    self.progress.cell(cell)
+
+        finished = follow(
+            command,
+            timeout_s=START_S + plan.profile.timeout * len(left),
+            idle_s=plan.profile.timeout,
+            env=self._env,
+            cwd=PROJECT,
+            log=plan.scratch / f"{variant.name}.log",
+            on_line=on_line,
+        )
+        on_line("")
+        lost = [uuid for uuid in left if (variant.name, uuid) not in self.cells]
+        if lost:
+            cell = _death(variant.name, lost[0], finished, plan.profile.timeout)
+            self.cells[variant.name, lost[0]] = cell
+            self.progress.cell(cell)
+
+
+def _death(solution: str, workload: str, finished: Finished, timeout: int) -> Cell:
+    """The cell of a solution that took its process down."""
+    if finished.timed_out:
+        status, reason = Status.TIMEOUT, f"no result within {timeout} s"
+    elif finished.returncode and finished.returncode < 0:
+        status, reason = (
+            Status.RUNTIME_ERROR,
+            f"its process was killed by signal {-finished.returncode}",
+        )
+    else:
+        status, reason = (
+            Status.RUNTIME_ERROR,
+            f"its process exited with {finished.returncode} and no result",
+        )
+    return Cell(
+        solution=solution,
+        workload=workload,
+        status=status,
+        reason=reason,
+        log_tail=cell_module.tail(finished.tail) or None,
+        origin="cpu",
+    )
+
+
+def _read(path: Path) -> list[Cell]:
+    """The cells that the worker has written; a line cut short by its death is not one."""
+    if not path.exists():
+        return []
+    cells = []
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            cells.append(Cell.model_validate(json.loads(line)))
+        except (ValueError, ValidationError):
+            continue
+    return cells

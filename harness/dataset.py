@@ -1,0 +1,304 @@
+"""FlashInfer-Bench dataset roots: the embedded synthetic one, overlays of a user's real one, and staging for a run."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import workloads as workload_module
+from harness.definition import Definition, signature_of
+from harness.errors import HarnessError
+from harness.manifest import Variant
+from harness.record import DatasetInfo, WorkloadInfo, write_atomically
+from harness.workloads import SEED, Workload, load_workloads, make_routing, suite
+
+INFO_NAME = "synthetic.json"
+"""Marks a root that this module generated, so that no copy of it ever passes for a real dataset."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset root of one definition, whoever made it."""
+
+    root: Path
+    definition: Definition
+    definition_file: Path
+    traces: dict[str, dict[str, Any]]
+    """Workload traces in FlashInfer-Bench's format, by workload id."""
+    workloads: list[WorkloadInfo]
+    """The same, for the record; sorted by number of tokens."""
+    info: DatasetInfo
+
+
+def synthetic(definition: Definition, suite_name: str, cache: Path, seed: int = SEED) -> Dataset:
+    """The embedded synthetic dataset of one suite, generated on first use and kept under `cache`.
+
+    Raises:
+        HarnessError: no such suite, or a row of workloads.yaml contradicts itself.
+    """
+    file = load_workloads(definition.folder)
+    rows = suite(file, suite_name)
+    # The generator's own source is part of the key: changing it must never revive an older dataset.
+    key = _sha256(
+        json.dumps(definition.definition_json()),
+        json.dumps([row.model_dump() for row in rows] + [file.routed_scaling_factor, seed]),
+        Path(workload_module.__file__).read_text(),
+        Path(__file__).read_text(),
+    )
+    root = cache / f"{definition.name}-{suite_name}-{key[:12]}"
+    if not (root / INFO_NAME).exists():
+        info = DatasetInfo(kind="synthetic", suite=suite_name, hash=None, seed=seed)
+        _generate(root, definition, rows, file.routed_scaling_factor, info)
+    return _load(root, definition)
+
+
+def real(definition: Definition, root: Path) -> Dataset:
+    """A user's dataset, read and never written to.
+
+    Raises:
+        HarnessError: it lacks the definition or its workloads, cannot be read, or its definition differs in signature.
+    """
+    if not root.is_dir():
+        raise HarnessError(
+            f"FIB_DATASET_PATH: {root} is no folder; point it at a FlashInfer-Bench dataset root"
+        )
+    return _load(root, definition)
+
+
+def stage(dataset: Dataset, variants: list[Variant], ids: list[str], root: Path) -> Path:
+    """Make a fresh root with only these solutions and workloads and no traces; inputs are linked, not copied.
+
+    flashinfer-bench appends to the traces it finds and runs every workload it finds, hence a root of its own for each
+    call.
+    """
+    if root.exists():
+        shutil.rmtree(root)
+    (root / "traces").mkdir(parents=True)
+    _write_definition_and_workloads(dataset, ids, root, link=True)
+    _write_solutions(dataset.definition, variants, root)
+    blob = dataset.root / "blob"
+    if blob.exists():
+        (root / "blob").symlink_to(blob.resolve())
+    return root
+
+
+def write_out(dataset: Dataset, variants: list[Variant], out: Path) -> Path:
+    """Write a complete dataset root that plain `flashinfer-bench run --local OUT` takes.
+
+    Raises:
+        HarnessError: `out` is there and not empty.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise HarnessError(f"--out: {out} exists; name a folder that does not")
+    (out / "traces").mkdir(parents=True)
+    _write_definition_and_workloads(dataset, list(dataset.traces), out, link=False)
+    _write_solutions(dataset.definition, variants, out)
+    if dataset.info.kind == "synthetic":
+        _write_json(out / INFO_NAME, dataset.info.model_dump())
+    for path in _blobs(dataset):
+        target = out / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(dataset.root / path, target)
+    return out
+
+
+def _generate(
+    root: Path, definition: Definition, rows: list[Workload], factor: float, info: DatasetInfo
+) -> None:
+    import torch  # here and below: it takes seconds to import and most commands do without
+    from safetensors.torch import save_file
+
+    partial = root.with_name(f".{root.name}.{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    lines = []
+    for row in rows:
+        routing = make_routing(row, info.seed or 0)
+        blob = (
+            Path("blob/workloads")
+            / definition.op_type
+            / definition.name
+            / f"{row.synthetic_id}.safetensors"
+        )
+        (partial / blob).parent.mkdir(parents=True, exist_ok=True)
+        bias = torch.from_numpy(routing.bias).to(torch.bfloat16)
+        save_file(
+            {"routing_logits": torch.from_numpy(routing.logits), "routing_bias": bias},
+            partial / blob,
+        )
+        inputs: dict[str, Any] = {name: {"type": "random"} for name in definition.file.inputs}
+        for name in ("routing_logits", "routing_bias"):
+            inputs[name] = {"type": "safetensors", "path": str(blob), "tensor_key": name}
+        inputs["local_expert_offset"] = {"type": "scalar", "value": row.local_expert_offset}
+        inputs["routed_scaling_factor"] = {"type": "scalar", "value": factor}
+        workload = {"uuid": row.synthetic_id, "axes": {"seq_len": row.seq_len}, "inputs": inputs}
+        trace = {
+            "definition": definition.name,
+            "workload": workload,
+            "solution": None,
+            "evaluation": None,
+        }
+        lines.append(json.dumps(trace))
+    _write_json(_definition_path(partial, definition), definition.definition_json())
+    write_atomically(_workloads_path(partial, definition), "\n".join(lines) + "\n")
+    _write_json(partial / INFO_NAME, info.model_dump())
+    root.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(root, ignore_errors=True)
+    os.replace(partial, root)
+
+
+def _load(root: Path, definition: Definition) -> Dataset:
+    definition_file = _find_definition(root, definition)
+    traces = _read_workloads(root, definition)
+    info = DatasetInfo(kind="real", suite="published", hash=None, seed=None)
+    if (root / INFO_NAME).exists():
+        info = DatasetInfo.model_validate(_read_json(root / INFO_NAME))
+    dataset = Dataset(root, definition, definition_file, traces, [], info)
+    described = sorted(_describe(dataset), key=lambda w: (w.seq_len, w.id))
+    info = info.model_copy(update={"hash": _hash(dataset)})
+    return Dataset(root, definition, definition_file, traces, described, info)
+
+
+def _find_definition(root: Path, definition: Definition) -> Path:
+    found = sorted((root / "definitions").rglob(f"{definition.name}.json"))
+    if not found:
+        raise HarnessError(
+            f"{root / 'definitions'}: has no {definition.name}.json; point FIB_DATASET_PATH at a dataset that has it"
+        )
+    theirs = _read_json(found[0])
+    try:
+        their_signature = signature_of(theirs)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise HarnessError(
+            f"{found[0]}: is not a FlashInfer-Bench definition ({error!r})"
+        ) from None
+    ours = definition.signature()
+    # JSON knows no tuples, so both sides are compared as JSON.
+    differing = [
+        f"{key}: theirs {json.dumps(their_signature.get(key))}, ours {json.dumps(ours.get(key))}"
+        for key in {**ours, **their_signature}
+        if json.dumps(their_signature.get(key)) != json.dumps(ours.get(key))
+    ]
+    if differing:
+        raise HarnessError(
+            f"{found[0]}: differs from {definition.folder / 'definition.yaml'}: {'; '.join(differing)}; "
+            "use a dataset of the same operation"
+        )
+    return found[0]
+
+
+def _read_workloads(root: Path, definition: Definition) -> dict[str, dict[str, Any]]:
+    files = sorted((root / "workloads").rglob(f"{definition.name}.jsonl"))
+    traces: dict[str, dict[str, Any]] = {}
+    for file in files:
+        try:
+            for line in filter(str.strip, file.read_text().splitlines()):
+                trace = json.loads(line)
+                traces[trace["workload"]["uuid"]] = trace
+        except (OSError, UnicodeDecodeError) as error:
+            raise HarnessError(f"{file}: cannot be read ({error})") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise HarnessError(f"{file}: a line is not a workload trace ({error!r})") from None
+    if not traces:
+        raise HarnessError(
+            f"{root / 'workloads'}: has no workload of {definition.name}; the dataset is incomplete"
+        )
+    return traces
+
+
+def _describe(dataset: Dataset) -> list[WorkloadInfo]:
+    """Each workload with the counts that follow from routing its logits, where the dataset stores them."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    route = dataset.definition.reference_module().route
+    num_local = dataset.definition.const_axes["num_local_experts"]
+    described = []
+    for uuid, trace in dataset.traces.items():
+        try:
+            inputs = trace["workload"]["inputs"]
+            seq_len = trace["workload"]["axes"]["seq_len"]
+            offset = int(inputs["local_expert_offset"]["value"])
+            stored = [inputs[name] for name in ("routing_logits", "routing_bias")]
+            counts = {}
+            if all(spec["type"] == "safetensors" for spec in stored):
+                logits, bias = (
+                    load_file(dataset.root / s["path"])[s["tensor_key"]] for s in stored
+                )
+                ids, _ = route(logits, bias, 1.0)
+                local = (ids >= offset) & (ids < offset + num_local)
+                counts = {
+                    "local_pairs": int(local.sum()),
+                    "local_tokens": int(local.any(dim=1).sum()),
+                    "active_experts": len(torch.unique(ids[local])),
+                }
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise HarnessError(
+                f"{dataset.root}: workload {uuid} cannot be read ({error!r}); the dataset is incomplete or damaged"
+            ) from None
+        described.append(
+            WorkloadInfo(id=uuid, seq_len=seq_len, local_expert_offset=offset, **counts)
+        )
+    return described
+
+
+def _hash(dataset: Dataset) -> str:
+    digest = hashlib.sha256(dataset.definition_file.read_bytes())
+    digest.update(json.dumps(dataset.traces, sort_keys=True).encode())
+    for path in _blobs(dataset):
+        digest.update((dataset.root / path).read_bytes())
+    return digest.hexdigest()
+
+
+def _blobs(dataset: Dataset) -> list[Path]:
+    """Tensor files that the workloads name, relative to the root."""
+    specs = (s for t in dataset.traces.values() for s in t["workload"]["inputs"].values())
+    return sorted({Path(s["path"]) for s in specs if s["type"] == "safetensors"})
+
+
+def _write_definition_and_workloads(
+    dataset: Dataset, ids: list[str], root: Path, link: bool
+) -> None:
+    target = _definition_path(root, dataset.definition)
+    target.parent.mkdir(parents=True)
+    if link:
+        target.symlink_to(dataset.definition_file.resolve())
+    else:
+        shutil.copyfile(dataset.definition_file, target)
+    lines = [json.dumps(dataset.traces[uuid]) for uuid in ids]
+    write_atomically(_workloads_path(root, dataset.definition), "\n".join(lines) + "\n")
+
+
+def _write_solutions(definition: Definition, variants: list[Variant], root: Path) -> None:
+    for variant in variants:
+        folder = root / "solutions" / variant.manifest.author / definition.op_type / definition.name
+        _write_json(folder / f"{variant.name}.json", variant.solution_json(definition.name))
+
+
+def _definition_path(root: Path, definition: Definition) -> Path:
+    return root / "definitions" / definition.op_type / f"{definition.name}.json"
+
+
+def _workloads_path(root: Path, definition: Definition) -> Path:
+    return root / "workloads" / definition.op_type / f"{definition.name}.jsonl"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise HarnessError(f"{path}: cannot be read as JSON ({error})") from None
+
+
+def _write_json(path: Path, data: Any) -> None:
+    write_atomically(path, json.dumps(data, indent=1) + "\n")
+
+
+def _sha256(*parts: str) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{len(part)}:{part}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,196 @@
+"""What a run runs on and with: GPU, driver, clocks, package versions, commit."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from dataclasses import dataclass
+
+from harness.errors import HarnessError
+from harness.paths import PROJECT
+from harness.process import output_of
+from harness.record import Environment, GpuInfo, GpuState
+
+# Distribution names by the name that the record uses; the first that is installed counts.
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "flashinfer-bench": ("flashinfer-bench",),
+    "torch": ("torch",),
+    "triton": ("triton",),
+    "sgl-kernel": ("sgl-kernel", "sglang-kernel"),
+    "deep-gemm": ("sgl-deep-gemm", "deep-gemm"),
+    "flashinfer": ("flashinfer-python",),
+    "tvm-ffi": ("apache-tvm-ffi",),
+    "numpy": ("numpy",),
+}
+
+# NVML's bits for why clocks are below their maximum; idling is no reason for concern.
+THROTTLE_BITS = {
+    0x2: "application clocks setting",
+    0x4: "software power cap",
+    0x8: "hardware slowdown",
+    0x10: "sync boost",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "hardware power brake",
+    0x100: "display clock setting",
+}
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that NVML sees."""
+
+    index: int
+    info: GpuInfo
+
+
+def find_gpus() -> list[Gpu]:
+    """All NVIDIA GPUs of this machine, in NVML's order; empty without a driver."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no driver, no library: NVML has an exception class for each
+        return []
+    try:
+        driver = _text(pynvml.nvmlSystemGetDriverVersion())
+        return [_gpu(pynvml, index, driver) for index in range(pynvml.nvmlDeviceGetCount())]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def pick_gpu(gpus: list[Gpu], index: int) -> Gpu:
+    """The GPU with that index.
+
+    Raises:
+        HarnessError: there is none.
+    """
+    for gpu in gpus:
+        if gpu.index == index:
+            return gpu
+    there = ", ".join(f"{g.index} ({g.info.name})" for g in gpus) or "none"
+    raise HarnessError(f"GPU: there is no GPU {index}; GPUs here: {there}")
+
+
+def gpu_state(index: int) -> GpuState | None:
+    """Clocks, temperature, power and throttle reasons now; None when NVML does not answer."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:
+        return None
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+
+        def ask(call: str, *args: int) -> int | None:
+            try:
+                return int(getattr(pynvml, call)(handle, *args))
+            except Exception:
+                return None
+
+        bits = ask("nvmlDeviceGetCurrentClocksThrottleReasons") or 0
+        power_mw = ask("nvmlDeviceGetPowerUsage")
+        try:
+            others = len(pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
+        except Exception:
+            others = None
+        return GpuState(
+            sm_clock_mhz=ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM),
+            memory_clock_mhz=ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_MEM),
+            temperature_c=ask("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU),
+            power_w=None if power_mw is None else power_mw / 1000,
+            throttle_reasons=[name for bit, name in THROTTLE_BITS.items() if bits & bit],
+            other_processes=others,
+        )
+    except Exception:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def capture(gpu: Gpu | None, before: GpuState | None = None) -> Environment:
+    """Everything the record says about the surroundings, with the GPU's state now as its state after the run."""
+    info = None
+    if gpu is not None:
+        info = gpu.info.model_copy(update={"before": before, "after": gpu_state(gpu.index)})
+    commit = output_of(["git", "rev-parse", "HEAD"], cwd=PROJECT)
+    changes = output_of(["git", "status", "--porcelain"], cwd=PROJECT)
+    return Environment(
+        gpu=info,
+        cpu=_cpu_name(),
+        host=os.environ.get("BENCH_HOST") or platform.node() or None,
+        versions=versions(),
+        git_commit=commit or os.environ.get("BENCH_COMMIT"),
+        git_dirty=None if commit is None or changes is None else bool(changes),
+    )
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what a result depends on; None where a package is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name, distributions in PACKAGES.items():
+        found[name] = next((v for d in distributions if (v := _version(d))), None)
+    found["cuda"] = _cuda_version()
+    return found
+
+
+def has_package(name: str) -> bool:
+    """Whether `import name` would find something, without importing it."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _gpu(pynvml, index: int, driver: str) -> Gpu:
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+    return Gpu(
+        index,
+        GpuInfo(
+            name=_text(pynvml.nvmlDeviceGetName(handle)),
+            uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
+            index=index,
+            compute_capability=f"{major}.{minor}",
+            memory_mib=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) >> 20,
+            driver=driver,
+        ),
+    )
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cuda_version() -> str | None:
+    """The CUDA release that torch was built for, from its version file: importing torch takes seconds."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    scope: dict[str, object] = {}
+    try:
+        with open(os.path.join(spec.submodule_search_locations[0], "version.py")) as file:
+            exec(file.read(), {"__name__": "torch.version"}, scope)
+    except Exception:
+        return None
+    cuda = scope.get("cuda")
+    return cuda if isinstance(cuda, str) else None
+
+
+def _cpu_name() -> str | None:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [
+                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
+            ]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine() or None

@@ -1,0 +1,239 @@
+"""Solution folders: the manifest's schema, discovery, and selection by any of a solution's names."""
+
+import ast
+import hashlib
+import json
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.errors import HarnessError
+from harness.record import SolutionInfo
+from harness.yamlfile import load_model
+
+MANIFEST_NAME = "manifest.yaml"
+PYTHON_LANGUAGES = ("python", "triton", "tilelang")
+
+
+class Requires(BaseModel):
+    """What a solution needs beyond the harness; unmet, it is skipped with its reason."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    compute_capabilities: list[str] = Field(default_factory=list)
+    """GPU architectures it runs on, such as "9.0"; empty: any."""
+    packages: list[str] = Field(default_factory=list)
+    """Importable Python packages."""
+
+
+class Manifest(BaseModel):
+    """`solutions/<variant>/manifest.yaml`; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
+    """FlashInfer-Bench solution name, unique among the folders."""
+    label: str | None = Field(default=None, min_length=1)
+    """Short name, the column heading; default: the folder's name."""
+    summary: str = Field(min_length=1)
+    """One line, the "Key difference" column."""
+    author: str = Field(min_length=1)
+    definitions: list[str] = Field(min_length=1)
+    """Definition names, or globs that match several of one family."""
+    language: Literal["triton", "python", "cuda", "cpp", "tilelang"]
+    entry_point: str = Field(pattern=r"^[^:]+::[A-Za-z_]\w*$")
+    """`file::function`."""
+    destination_passing_style: bool
+    """True: the function gets its output as last argument. False: it returns it."""
+    sources: list[str] = Field(min_length=1)
+    """Every file that makes up the solution, relative to the folder."""
+    dependencies: list[str] = Field(default_factory=list)
+    """Libraries for flashinfer-bench's builder, such as cublas or cutlass."""
+    requires: Requires = Field(default_factory=Requires)
+    state: Literal["none", "workspace", "cuda_graph"]
+    """What the module keeps between calls."""
+    notes: str = ""
+    """Free markdown, shown in the report."""
+
+
+class Variant(BaseModel):
+    """A solution folder whose manifest and sources were checked."""
+
+    folder: Path
+    manifest: Manifest
+    sources: dict[str, str]
+    """File name to content."""
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def label(self) -> str:
+        return self.manifest.label or self.folder.name
+
+    @property
+    def names(self) -> set[str]:
+        """All the names by which a user may call it."""
+        return {self.folder.name, self.label, self.name}
+
+    def fits(self, definition: str) -> bool:
+        """Whether the manifest says that it solves `definition`."""
+        return any(fnmatchcase(definition, pattern) for pattern in self.manifest.definitions)
+
+    def source_hash(self) -> str:
+        """SHA-256 of everything that can change what the solution computes or how it is called."""
+        m = self.manifest
+        built_from = [
+            [m.name, m.language, m.entry_point, m.destination_passing_style, m.dependencies],
+            sorted(self.sources.items()),
+        ]
+        return hashlib.sha256(json.dumps(built_from).encode()).hexdigest()
+
+    def info(self) -> SolutionInfo:
+        """What the run record says of it."""
+        m = self.manifest
+        return SolutionInfo(
+            name=m.name,
+            label=self.label,
+            folder=self.folder.name,
+            summary=m.summary,
+            author=m.author,
+            language=m.language,
+            state=m.state,
+            notes=m.notes,
+            source_hash=self.source_hash(),
+            manifest=m.model_dump(mode="json"),
+        )
+
+    def solution_json(self, definition: str) -> dict[str, object]:
+        """The folder in FlashInfer-Bench's solution format, for one definition."""
+        m = self.manifest
+        return {
+            "name": m.name,
+            "definition": definition,
+            "author": m.author,
+            "description": m.summary,
+            "spec": {
+                "language": m.language,
+                "target_hardware": ["cuda"],
+                "entry_point": m.entry_point,
+                "dependencies": m.dependencies,
+                "destination_passing_style": m.destination_passing_style,
+            },
+            "sources": [{"path": path, "content": text} for path, text in self.sources.items()],
+        }
+
+
+def load_variant(folder: Path) -> Variant:
+    """Read and check one solution folder.
+
+    Raises:
+        HarnessError: a key is unknown, missing or wrong; a source is absent, empty or outside the folder; the entry
+            point is not there.
+    """
+    path = folder / MANIFEST_NAME
+    manifest = load_model(path, Manifest, what="manifest")
+    sources: dict[str, str] = {}
+    for name in manifest.sources:
+        if name in sources:
+            raise HarnessError(f"{path}: key 'sources': {name} is listed twice; list it once")
+        sources[name] = _read_source(path, name)
+    _check_entry_point(path, manifest, sources)
+    return Variant(folder=folder, manifest=manifest, sources=sources)
+
+
+def _read_source(manifest: Path, name: str) -> str:
+    folder = manifest.parent
+    source = folder / name
+    if not source.resolve().is_relative_to(folder.resolve()):
+        raise HarnessError(f"{manifest}: key 'sources': {name} lies outside {folder}; copy it in")
+    try:
+        text = source.read_text()
+    except FileNotFoundError:
+        raise HarnessError(
+            f"{manifest}: key 'sources': {source} does not exist; create it or take it off the list"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise HarnessError(
+            f"{manifest}: key 'sources': {source} cannot be read as text ({error}); mend it"
+        ) from None
+    if not text.strip():
+        raise HarnessError(f"{manifest}: key 'sources': {source} is empty; fill it or remove it")
+    return text
+
+
+def _check_entry_point(path: Path, manifest: Manifest, sources: dict[str, str]) -> None:
+    file, function = manifest.entry_point.split("::")
+    if file not in sources:
+        raise HarnessError(
+            f"{path}: key 'entry_point': {file} is not among 'sources' ({', '.join(sources)}); add it there"
+        )
+    if manifest.language in PYTHON_LANGUAGES:
+        try:
+            tree = ast.parse(sources[file])
+        except SyntaxError:
+            return  # a solution that does not compile is a failed cell with its log, not bad input
+        names = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+        names |= {
+            alias.asname or alias.name
+            for n in tree.body
+            if isinstance(n, (ast.Import, ast.ImportFrom))
+            for alias in n.names
+        }
+        names |= {
+            t.id
+            for n in tree.body
+            if isinstance(n, ast.Assign)
+            for t in n.targets
+            if isinstance(t, ast.Name)
+        }
+        found = function in names or "*" in names
+    else:
+        found = function in sources[file]
+    if not found:
+        raise HarnessError(
+            f"{path}: key 'entry_point': {path.parent / file} has no '{function}'; define it or name another"
+        )
+
+
+def discover(solutions: Path) -> list[Variant]:
+    """All solution folders under `solutions`, sorted by folder name.
+
+    Raises:
+        HarnessError: as `load_variant`; two folders share a name or label.
+    """
+    if not solutions.is_dir():
+        raise HarnessError(f"{solutions}: no such folder; it must hold one folder per solution")
+    variants = [load_variant(path.parent) for path in sorted(solutions.glob(f"*/{MANIFEST_NAME}"))]
+    owner: dict[str, Variant] = {}
+    for variant in variants:
+        for key, name in (("name", variant.name), ("label", variant.label)):
+            other = owner.setdefault(name, variant)
+            if other is not variant:
+                raise HarnessError(
+                    f"{variant.folder / MANIFEST_NAME}: key '{key}': '{name}' is taken by "
+                    f"{other.folder / MANIFEST_NAME}; choose another"
+                )
+    return variants
+
+
+def select(variants: list[Variant], wanted: list[str]) -> list[Variant]:
+    """The variants called by folder, label or full name, in the order asked for; `all` means every one.
+
+    Raises:
+        HarnessError: a name fits none; the nearest are named.
+    """
+    chosen: dict[str, Variant] = {}
+    for name in wanted:
+        fitting = variants if name == "all" else [v for v in variants if name in v.names]
+        if not fitting:
+            known = sorted({n for v in variants for n in v.names})
+            near = get_close_matches(name, known, n=3, cutoff=0.4)
+            hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known) or 'none'}"
+            raise HarnessError(f"SOLUTIONS: no solution is called '{name}'; {hint}")
+        chosen.update((v.name, v) for v in fitting)
+    return list(chosen.values())

@@ -1,0 +1,208 @@
+"""From the words a user typed to a checked plan of one run; everything that can be wrong is found here, before it runs."""
+
+import os
+import re
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+from harness import dataset as datasets
+from harness.dataset import Dataset
+from harness.definition import FULL, SMALL, Definition, discover_definitions
+from harness.environment import Gpu, find_gpus, has_package, pick_gpu
+from harness.errors import HarnessError
+from harness.manifest import Variant, discover, select
+from harness.paths import Paths
+from harness.profile import Profile, load_profile
+from harness.record import WorkloadInfo
+
+DEFAULT_SOLUTIONS = ("sglang_v1", "sglang_v2", "triton_v1", "triton_v2")
+EMULATED = ("sgl_kernel",)
+"""Packages that the CPU backend stands in for."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, as typed."""
+
+    solutions: list[str]
+    profile: str = "seed"
+    workloads: list[str] | None = None
+    gpu: int = 0
+    run: str | None = None
+    suite: str = "published"
+    backend: Literal["auto", "gpu", "cpu"] = "auto"
+    definition: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can start."""
+
+    run_id: str
+    profile_name: str
+    profile: Profile
+    definition: Definition
+    dataset: Dataset
+    workloads: list[WorkloadInfo]
+    variants: list[Variant]
+    """All solutions asked for, in that order."""
+    skipped: dict[str, str]
+    """Solutions that cannot run here, by name, with the reason."""
+    gpu: Gpu | None
+    """None: the CPU backend."""
+    paths: Paths
+
+    @property
+    def runnable(self) -> list[Variant]:
+        return [v for v in self.variants if v.name not in self.skipped]
+
+    @property
+    def folder(self) -> Path:
+        """Where the record and its reports go."""
+        return self.paths.results / self.run_id
+
+    @property
+    def scratch(self) -> Path:
+        """Staged roots and logs; never committed."""
+        return self.folder / "work"
+
+
+def make_plan(request: Request, paths: Paths) -> Plan:
+    """Check a request against what is here.
+
+    Raises:
+        HarnessError: whatever is wrong first; the message names it and the fix.
+    """
+    profile = load_profile(paths.configs, request.profile)
+    gpu = _choose_gpu(request)
+    variants = select(discover(paths.solutions), request.solutions)
+    if not has_package("flashinfer_bench"):
+        raise HarnessError(
+            "flashinfer-bench: the Python package is not installed; run `make setup`"
+        )
+    definition = _choose_definition(request, paths, on_gpu=gpu is not None)
+    _check_fit(variants, definition)
+    dataset = open_dataset(definition, request.suite, paths, on_gpu=gpu is not None)
+    return Plan(
+        run_id=_choose_run_id(request.run, gpu, paths.results),
+        profile_name=request.profile,
+        profile=profile,
+        definition=definition,
+        dataset=dataset,
+        workloads=choose_workloads(dataset.workloads, request.workloads),
+        variants=variants,
+        skipped={v.name: reason for v in variants if (reason := unmet(v, gpu))},
+        gpu=gpu,
+        paths=paths,
+    )
+
+
+def open_dataset(definition: Definition, suite: str, paths: Paths, on_gpu: bool = True) -> Dataset:
+    """The user's dataset where FIB_DATASET_PATH names one and a GPU can run it, else the synthetic one."""
+    root = os.environ.get("FIB_DATASET_PATH")
+    if root and on_gpu:
+        if suite != "published":
+            raise HarnessError(
+                f"SUITE: '{suite}' belongs to the synthetic dataset; unset FIB_DATASET_PATH to use it"
+            )
+        return datasets.real(definition, Path(root).expanduser())
+    return datasets.synthetic(definition, suite, paths.datasets)
+
+
+def unmet(variant: Variant, gpu: Gpu | None) -> str | None:
+    """Why a solution cannot run here, or None when it can."""
+    requires = variant.manifest.requires
+    if gpu is None:
+        packages = [p for p in requires.packages if p not in EMULATED and not has_package(p)]
+        if variant.manifest.language in ("cuda", "cpp"):
+            return f"{variant.manifest.language} code needs a GPU"
+    else:
+        packages = [p for p in requires.packages if not has_package(p)]
+        have = gpu.info.compute_capability
+        if requires.compute_capabilities and have not in requires.compute_capabilities:
+            wanted = " or ".join(requires.compute_capabilities)
+            return f"requires compute capability {wanted}, {gpu.info.name} has {have}"
+    if packages:
+        return f"requires the Python package {', '.join(packages)}, which is not installed"
+    return None
+
+
+def choose_workloads(workloads: list[WorkloadInfo], wanted: list[str] | None) -> list[WorkloadInfo]:
+    """The workloads named by id, by the beginning of an id, or by number of tokens (`T=57`, `T=1-80`).
+
+    Raises:
+        HarnessError: a word fits none.
+    """
+    if not wanted:
+        return workloads
+    chosen: set[str] = set()
+    for word in wanted:
+        fitting = [w.id for w in workloads if _fits(w, word)]
+        if not fitting:
+            known = ", ".join(f"{w.id[:12]} (T={w.seq_len})" for w in workloads)
+            raise HarnessError(f"WORKLOADS: '{word}' fits none of: {known}")
+        chosen.update(fitting)
+    return [w for w in workloads if w.id in chosen]
+
+
+def _fits(workload: WorkloadInfo, word: str) -> bool:
+    if found := re.fullmatch(r"T=(\d+)(?:-(\d+))?", word):
+        low = int(found[1])
+        return low <= workload.seq_len <= int(found[2] or low)
+    # A synthetic workload may be called by the id of the real one that it stands in for.
+    return workload.id.startswith(word) or (
+        len(word) >= 8 and workload.id.startswith(f"syn-{word.split('-')[0]}")
+    )
+
+
+def _choose_gpu(request: Request) -> Gpu | None:
+    gpus = [] if request.backend == "cpu" else find_gpus()
+    if request.backend == "auto" and not gpus:
+        return None
+    return None if request.backend == "cpu" else pick_gpu(gpus, request.gpu)
+
+
+def _choose_definition(request: Request, paths: Paths, on_gpu: bool) -> Definition:
+    known = discover_definitions(paths.definitions)
+    name = request.definition or (FULL if on_gpu else SMALL)
+    if name not in known:
+        raise HarnessError(
+            f"{paths.definitions}: has no definition {name}; there are: {', '.join(known) or 'none'}"
+        )
+    return known[name]
+
+
+def _check_fit(variants: list[Variant], definition: Definition) -> None:
+    for variant in variants:
+        if not variant.fits(definition.name):
+            raise HarnessError(
+                f"{variant.folder / 'manifest.yaml'}: key 'definitions': "
+                f"{', '.join(variant.manifest.definitions)} does not match {definition.name}; add it or leave the "
+                "solution out"
+            )
+
+
+def _choose_run_id(wanted: str | None, gpu: Gpu | None, results: Path) -> str:
+    if wanted is not None:
+        name = wanted.removeprefix("results/").rstrip("/")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise HarnessError(
+                f"RUN: '{wanted}' is no folder name; use letters, digits, '.', '_' and '-'"
+            )
+        if (results / name).exists():
+            raise HarnessError(
+                f"RUN: {results / name} exists; choose another name or remove the folder"
+            )
+        return name
+    device = (
+        re.sub(r"[^a-z0-9]+", "-", gpu.info.name.lower().replace("nvidia", "")).strip("-")
+        if gpu
+        else "cpu"
+    )
+    stem = f"{datetime.now(timezone.utc):%Y-%m-%d}-{device}"
+    number = 1
+    while (results / (name := stem if number == 1 else f"{stem}-{number}")).exists():
+        number += 1
+    return name

@@ -1,0 +1,150 @@
+"""One run from plan to report: the record is saved as cells come, and whole at the end."""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Protocol
+
+from rich.console import Console
+
+from harness.bench import GpuBackend, measure_ceilings
+from harness.cells import in_grid_order
+from harness.cpu import CpuBackend
+from harness.environment import capture, gpu_state, versions
+from harness.errors import ExitCode
+from harness.plan import Plan
+from harness.progress import Progress
+from harness.record import Ceilings, Cell, GpuState, RunRecord, Status, save_record
+from harness.report.markdown import write_report
+
+
+class Backend(Protocol):
+    """What fills the grid."""
+
+    cells: dict[tuple[str, str], Cell]
+    commands: list[list[str]]
+    warnings: list[str]
+
+    def run(self) -> Iterable[None]: ...
+
+
+@dataclass
+class _Session:
+    """What the record needs besides the backend's cells."""
+
+    plan: Plan
+    command: list[str]
+    started: str = field(default_factory=lambda: _now())
+    before: GpuState | None = None
+    ceilings: Ceilings | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def execute(plan: Plan, command: list[str], console: Console) -> tuple[RunRecord, ExitCode]:
+    """Run the plan, write record and report under results/, and say how it ended.
+
+    Ctrl-C ends the run early; what is finished by then is in the record, which is marked partial.
+
+    Args:
+        command: the user's command line, for the record.
+    """
+    plan.scratch.mkdir(parents=True)
+    session = _Session(plan, command)
+    labels = {v.name: v.label for v in plan.variants}
+    interrupted = False
+    total = len(plan.runnable) * len(plan.workloads)
+    with Progress(console, total, labels) as progress:
+        backend: Backend = (GpuBackend if plan.gpu else CpuBackend)(plan, progress)
+        for name, reason in plan.skipped.items():
+            progress.note(f"{labels[name]}: SKIPPED, {reason}")
+        try:
+            if plan.gpu:
+                session.before = gpu_state(plan.gpu.index)
+                session.warnings += _gpu_warnings(session.before)
+                progress.note(f"measuring the ceilings of {plan.gpu.info.name}")
+                session.ceilings, warning = measure_ceilings(plan)
+                session.warnings += [warning] if warning else []
+            for _ in backend.run():
+                save_record(_record(session, backend, partial=True), plan.folder)
+        except KeyboardInterrupt:
+            interrupted = True
+            progress.note("interrupted; keeping what is finished")
+    record = _record(session, backend, partial=interrupted)
+    save_record(record, plan.folder)
+    write_report(plan.folder)
+    if interrupted:
+        return record, ExitCode.INTERRUPTED
+    return record, ExitCode.OK if record.all_passed() else ExitCode.FAILED_CELLS
+
+
+def _record(session: _Session, backend: Backend, partial: bool) -> RunRecord:
+    plan = session.plan
+    skipped = [
+        Cell(solution=name, workload=w.id, status=Status.SKIPPED, reason=reason, origin="harness")
+        for name, reason in plan.skipped.items()
+        for w in plan.workloads
+    ]
+    cells = in_grid_order(
+        [*skipped, *backend.cells.values()],
+        [v.name for v in plan.variants],
+        [w.id for w in plan.workloads],
+    )
+    if partial:  # what has not run is not a failure
+        cells = [c for c in cells if c.status is not Status.MISSING or _key(c) in backend.cells]
+    return RunRecord(
+        run_id=plan.run_id,
+        backend="gpu" if plan.gpu else "cpu",
+        partial=partial,
+        started=session.started,
+        ended=_now(),
+        command=session.command,
+        benchmark_commands=backend.commands,
+        timer=_timer(plan),
+        profile_name=plan.profile_name,
+        profile=plan.profile,
+        definition=plan.definition.info(),
+        dataset=plan.dataset.info,
+        solutions=[v.info() for v in plan.variants],
+        workloads=plan.workloads,
+        cells=cells,
+        environment=capture(plan.gpu, session.before),
+        ceilings=session.ceilings,
+        warnings=[*session.warnings, *backend.warnings],
+    )
+
+
+def _key(cell: Cell) -> tuple[str, str]:
+    return cell.solution, cell.workload
+
+
+def _timer(plan: Plan) -> str | None:
+    if plan.gpu is None:
+        return None
+    version = versions()["flashinfer-bench"]
+    return (
+        f"flashinfer-bench {version}: CUDA events around each call, L2 flushed before it; "
+        f"mean of {plan.profile.num_trials} trial means of {plan.profile.iterations} calls"
+    )
+
+
+def _gpu_warnings(state: GpuState | None) -> list[str]:
+    warnings = []
+    if state and state.throttle_reasons:
+        warnings.append(
+            f"Clocks were held down before the run: {', '.join(state.throttle_reasons)}."
+        )
+    if state and state.other_processes:
+        warnings.append(
+            f"{state.other_processes} other process(es) used the GPU when the run began; latencies may be too high."
+        )
+    return warnings
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def command_line() -> list[str]:
+    """This process's command line as a user would type it."""
+    return ["python", "-m", "harness", *sys.argv[1:]]

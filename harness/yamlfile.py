@@ -1,0 +1,67 @@
+"""Read YAML files into pydantic models, with one-line errors."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from harness.errors import HarnessError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_yaml(path: Path, what: str) -> Any:
+    """Parse one YAML file.
+
+    Raises:
+        HarnessError: the file is absent (its siblings are named), unreadable or not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        there = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        hint = f"there are: {', '.join(there)}" if there else f"{path.parent} has no .yaml file"
+        raise HarnessError(f"{path}: no such {what}; {hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise HarnessError(f"{path}: cannot be read ({error}); mend the file") from None
+    except yaml.YAMLError as error:
+        raise HarnessError(f"{path}: is not valid YAML: {error}") from None
+
+
+def load_model(path: Path, model: type[Model], what: str) -> Model:
+    """Parse one YAML file into `model`.
+
+    Raises:
+        HarnessError: as `load_yaml`, or the content does not fit; file, key and fix are named.
+    """
+    return validate(load_yaml(path, what), model, path)
+
+
+def validate(data: Any, model: type[Model], path: Path) -> Model:
+    """Check `data`, read from `path`, against `model`.
+
+    Raises:
+        HarnessError: naming the first key that does not fit, and the fix.
+    """
+    if not isinstance(data, dict):
+        raise HarnessError(f"{path}: must be a mapping of keys to values, not {data!r:.40}")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
+        raise HarnessError(f"{path}: key '{key}': {_explain(first, model)}") from None
+
+
+def _explain(error: Any, model: type[BaseModel]) -> str:
+    if error["type"] == "extra_forbidden":
+        near = get_close_matches(str(error["loc"][-1]), model.model_fields, n=1)
+        fix = (
+            f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(model.model_fields)}"
+        )
+        return f"is not known; {fix}"
+    if error["type"] == "missing":
+        return "is missing; add it"
+    return f"{error['msg']}, got {error['input']!r:.60}"

@@ -1,0 +1,147 @@
+"""The command line: errors are one line on stderr with the documented exit code, and never a traceback."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness.paths import PROJECT
+from tests.harness.folders import harness, write_solution
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: "), done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["bench", "triton_v22"], ["triton_v22", "nearest: triton_v2"]),
+        (["bench", "--profile", "sead"], ["sead.yaml", "seed"]),
+        (["bench", "--workloads", "T=9999"], ["WORKLOADS", "T=9999", "one-token"]),
+        (["bench", "--suite", "swep"], ["SUITE", "swep", "published"]),
+        (["bench", "--run", "../x"], ["RUN", "../x"]),
+        (["bench", "--definition", "moe"], ["moe", "there are"]),
+        (["bench", "--backend", "gpu"], ["GPU", "none"]),
+        (["report", "results/none"], ["run.json", "no such record"]),
+    ],
+)
+def test_bad_arguments(args: list[str], words: list[str]) -> None:
+    refused(harness(*args), *words)
+
+
+def test_definition_that_the_solution_does_not_fit(tmp_path: Path) -> None:
+    write_solution(tmp_path, "a", definitions=["rmsnorm_*"])
+    refused(
+        harness("bench", "a", "--solutions-dir", tmp_path, "--results-dir", tmp_path / "r"),
+        "a/manifest.yaml",
+        "'definitions'",
+        "rmsnorm_*",
+    )
+
+
+def test_damaged_record(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"schema_version": 9')
+    refused(harness("report", tmp_path), "run.json")
+    (tmp_path / "run.json").write_text('{"schema_version": 9}')
+    refused(harness("report", tmp_path), "run.json", "schema")
+
+
+def test_dataset_path_that_is_none(tmp_path: Path) -> None:
+    done = harness("dataset", "--out", tmp_path / "out", FIB_DATASET_PATH=str(tmp_path / "nowhere"))
+    refused(done, "FIB_DATASET_PATH", "nowhere")
+
+
+def test_without_flashinfer_bench(tmp_path: Path) -> None:
+    """A package of that name that cannot be found: the fix is named."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as u\nfind = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'flashinfer_bench' else find(name, *a)\n"
+    )
+    from tests.harness import folders
+
+    env = folders.environment(PYTHONPATH=str(tmp_path))
+    done = subprocess.run(
+        [folders.sys.executable, "-m", "harness", "bench"],
+        cwd=PROJECT,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    refused(done, "flashinfer-bench", "make setup")
+
+
+def test_dataset_runs_with_plain_flashinfer_bench(tmp_path: Path) -> None:
+    """The written root needs nothing of this harness: FlashInfer-Bench's own command takes it."""
+    out = tmp_path / "root"
+    done = harness("dataset", "--out", out, "--definition", _small())
+    assert done.returncode == 0, done.stderr
+    env_bin = Path(__import__("sys").executable).parent / "flashinfer-bench"
+    from tests.harness.folders import environment
+
+    run = subprocess.run(
+        [env_bin, "run", "--local", out],
+        env=environment(stub_gpu=True),
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    traces = "".join(p.read_text() for p in (out / "traces").rglob("*.jsonl"))
+    assert traces.count("PASSED") >= 4 * 6
+
+
+def test_list_doctor_definitions() -> None:
+    listed = harness("list")
+    assert listed.returncode == 0
+    for name in ("sglang_v1", "sglang_fp8_blockwise_moe_v2", "triton_fused_moe_v2"):
+        assert name in listed.stdout
+    doctor = harness("doctor")
+    assert (
+        doctor.returncode == 0 and "flashinfer-bench" in doctor.stdout and "0.1.2" in doctor.stdout
+    )
+    assert "hidden_size=7168" in harness("definitions").stdout
+
+
+def test_doctor_names_what_is_wrong(tmp_path: Path) -> None:
+    write_solution(tmp_path, "a", colour="red")
+    done = harness("doctor", "--solutions-dir", tmp_path)
+    assert done.returncode == 2 and "colour" in done.stdout
+
+
+def test_makefile_hands_every_variable_over() -> None:
+    command = (
+        "make -n bench SOLUTIONS='a b' PROFILE=quick WORKLOADS='T=1 T=7' GPU=1 RUN=r SUITE=sweep"
+    )
+    done = subprocess.run(command, shell=True, cwd=PROJECT, capture_output=True, text=True)
+    text = " ".join(done.stdout.replace("\\\n", " ").split())
+    for words in (
+        "-m harness bench a b",
+        '--profile "quick"',
+        '--workloads "T=1 T=7"',
+        '--gpu "1"',
+        '--run "r"',
+        '--suite "sweep"',
+    ):
+        assert words in text
+
+
+def test_makefile_help_lists_every_target() -> None:
+    text = (PROJECT / "Makefile").read_text()
+    phony = next(line for line in text.splitlines() if line.startswith(".PHONY"))
+    done = subprocess.run(["make", "help"], cwd=PROJECT, capture_output=True, text=True)
+    listed = {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
+    assert set(phony.split()[1:]) == listed
+
+
+def _small() -> str:
+    names = [p.parent.name for p in (PROJECT / "definitions").glob("*/definition.yaml")]
+    sizes = {
+        n: yaml.safe_load((PROJECT / "definitions" / n / "definition.yaml").read_text())
+        for n in names
+    }
+    return min(names, key=lambda n: sizes[n]["axes"]["hidden_size"]["value"])

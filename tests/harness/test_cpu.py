@@ -1,0 +1,111 @@
+"""The CPU backend through the command line: each failure costs only its own cells, and no speed is shown."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.record import RunRecord, Status, load_record
+from tests.harness.folders import REFERENCE, harness, write_solution
+
+DPS_HALF = (
+    REFERENCE
+    + """
+
+def half(*args):
+    *inputs, output = args
+    output[::2] = run(*inputs)[::2]
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, str, int]:
+    root = tmp_path_factory.mktemp("cpu")
+    solutions = root / "solutions"
+    write_solution(solutions, "good")
+    wrong = REFERENCE.replace(
+        "activated = torch.nn.functional.silu(gate) * up", "activated = gate * up"
+    )
+    assert wrong != REFERENCE
+    write_solution(solutions, "wrong", wrong)
+    shape = "import torch\ndef run(*a):\n    return torch.zeros(1, dtype=torch.bfloat16)\n"
+    write_solution(solutions, "shape", shape)
+    write_solution(
+        solutions, "dtype", REFERENCE.replace("return output.to(torch.bfloat16)", "return output")
+    )
+    write_solution(solutions, "raises", "def run(*a):\n    raise ValueError('no luck')\n")
+    write_solution(
+        solutions,
+        "dies",
+        "import os\ndef run(*a):\n    print('about to', flush=True)\n    os.kill(os.getpid(), 11)\n",
+    )
+    write_solution(solutions, "broken", "import no_such_module\ndef run(*a): pass\n")
+    write_solution(solutions, "hangs", "import time\ndef run(*a):\n    time.sleep(600)\n")
+    write_solution(
+        solutions, "half", DPS_HALF, entry_point="main.py::half", destination_passing_style=True
+    )
+    write_solution(solutions, "cuda", "void run() {}", language="cuda")
+    configs = root / "configs"
+    configs.mkdir()
+    profile = (Path(__file__).parents[2] / "configs" / "quick.yaml").read_text()
+    (configs / "short.yaml").write_text(profile.replace("timeout: 120", "timeout: 3"))
+    done = harness(
+        *(
+            "bench",
+            "all",
+            "--backend",
+            "cpu",
+            "--run",
+            "r",
+            "--profile",
+            "short",
+            "--workloads",
+            "T=5-14",
+        ),
+        *(
+            "--solutions-dir",
+            solutions,
+            "--results-dir",
+            root / "results",
+            "--configs-dir",
+            configs,
+        ),
+    )
+    report = (root / "results" / "r" / "comparison.md").read_text()
+    return load_record(root / "results" / "r"), report, done.returncode
+
+
+@pytest.mark.parametrize(
+    ("folder", "status", "reason"),
+    [
+        ("good", Status.PASSED, ""),
+        ("wrong", Status.INCORRECT_NUMERICAL, "matched ratio"),
+        ("shape", Status.INCORRECT_SHAPE, "shape"),
+        ("dtype", Status.INCORRECT_DTYPE, "dtype"),
+        ("raises", Status.RUNTIME_ERROR, "ValueError: no luck"),
+        ("dies", Status.RUNTIME_ERROR, "killed by signal 11"),
+        ("broken", Status.COMPILE_ERROR, "no_such_module"),
+        ("hangs", Status.TIMEOUT, "no result within 3 s"),
+        ("half", Status.INCORRECT_NUMERICAL, "NaN"),
+        ("cuda", Status.SKIPPED, "needs a GPU"),
+    ],
+)
+def test_each_gets_its_status_and_reason(
+    outcome: tuple[RunRecord, str, int], folder: str, status: Status, reason: str
+) -> None:
+    record, report, code = outcome
+    assert code == 1
+    cells = {c.workload: c for c in record.cells if c.solution == f"{folder}_full_name"}
+    assert set(cells) == {"no-local-token", "few-pairs"}
+    cell = cells["few-pairs"]
+    assert cell.status is status and reason in (cell.reason or ""), cell
+    assert cell.latency_ms is None and cell.speedup is None
+    if reason:
+        assert reason in report
+
+
+def test_the_record_says_that_nothing_was_timed(outcome: tuple[RunRecord, str, int]) -> None:
+    record, report, _ = outcome
+    assert record.backend == "cpu" and record.timer is None and record.ceilings is None
+    assert "No speed was measured" in report and "speedup" not in report.lower()
+    assert record.environment.gpu is None

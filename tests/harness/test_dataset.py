@@ -1,0 +1,141 @@
+"""Dataset roots: FlashInfer-Bench reads them, a user's one is never written to, a mismatch is shown."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from flashinfer_bench.bench.utils import gen_inputs, load_safetensors
+from flashinfer_bench.data import TraceSet
+
+from harness.dataset import INFO_NAME, Dataset, real, stage, synthetic, write_out
+from harness.definition import SMALL, load_definition
+from harness.errors import HarnessError
+from harness.manifest import discover
+from harness.paths import PROJECT
+from tests.harness.folders import write_solution
+
+DEFINITION = load_definition(PROJECT / "definitions" / SMALL)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return synthetic(DEFINITION, "published", tmp_path_factory.mktemp("datasets"))
+
+
+@pytest.fixture
+def users(dataset: Dataset, tmp_path: Path) -> Path:
+    """A dataset as a user would have it: not marked as made here."""
+    root = write_out(dataset, [], tmp_path / "users")
+    (root / INFO_NAME).unlink()
+    return root
+
+
+def snapshot(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def test_synthetic_counts_come_from_routing(dataset: Dataset) -> None:
+    by_id = {w.id: w for w in dataset.workloads}
+    assert by_id["odd-offset"].local_pairs == 63 and by_id["odd-offset"].active_experts == 28
+    assert by_id["no-local-token"].local_pairs == 0
+    assert dataset.info.kind == "synthetic" and dataset.info.seed is not None
+    assert [w.seq_len for w in dataset.workloads] == sorted(w.seq_len for w in dataset.workloads)
+
+
+def test_generated_once_and_the_same(dataset: Dataset, tmp_path: Path) -> None:
+    again = synthetic(DEFINITION, "published", dataset.root.parent)
+    elsewhere = synthetic(DEFINITION, "published", tmp_path)
+    assert again.root == dataset.root
+    assert again.info.hash == dataset.info.hash == elsewhere.info.hash
+    assert synthetic(DEFINITION, "published", tmp_path, seed=1).info.hash != dataset.info.hash
+
+
+def test_staged_root_has_only_what_was_asked_for(dataset: Dataset, tmp_path: Path) -> None:
+    write_solution(tmp_path / "solutions", "a")
+    write_solution(tmp_path / "solutions", "b")
+    variants = discover(tmp_path / "solutions")
+    root = stage(dataset, variants[:1], ["few-pairs"], tmp_path / "root")
+    (root / "traces" / "old.jsonl").write_text("")
+    root = stage(dataset, variants[:1], ["few-pairs"], tmp_path / "root")
+    assert not list(
+        (root / "traces").iterdir()
+    )  # flashinfer-bench appends: a root is never used twice
+    loaded = TraceSet.from_path(str(root))
+    assert [s.name for s in loaded.solutions[SMALL]] == ["a_full_name"]
+    assert loaded.solutions[SMALL][0].sources[0].content == variants[0].sources["main.py"]
+    (trace,) = loaded.workloads[SMALL]
+    definition = loaded.definitions[SMALL]
+    inputs = gen_inputs(
+        definition, trace.workload, "cpu", load_safetensors(definition, trace.workload, root)
+    )
+    assert inputs[0].shape == (14, 256) and inputs[8] == 0 and inputs[9] == 2.5
+
+
+def test_written_root_stands_alone(dataset: Dataset, tmp_path: Path) -> None:
+    root = write_out(dataset, [], tmp_path / "out")
+    assert not any(p.is_symlink() for p in root.rglob("*"))
+    assert len(TraceSet.from_path(str(root)).workloads[SMALL]) == 6
+    copy = real(DEFINITION, root)
+    assert copy.info.kind == "synthetic", (
+        "a copy of the synthetic dataset must not pass for a real one"
+    )
+    assert copy.info.hash == dataset.info.hash
+    with pytest.raises(HarnessError, match="exists"):
+        write_out(dataset, [], tmp_path / "out")
+
+
+def test_a_users_dataset_is_only_read(users: Path, tmp_path: Path) -> None:
+    before = snapshot(users)
+    loaded = real(DEFINITION, users)
+    assert loaded.info.kind == "real" and loaded.info.hash
+    root = stage(loaded, [], list(loaded.traces), tmp_path / "root")
+    (root / "traces" / "new.jsonl").write_text("x")
+    shutil.rmtree(root)
+    assert snapshot(users) == before
+
+
+def test_mismatching_definition_shows_the_difference(users: Path) -> None:
+    path = next((users / "definitions").rglob("*.json"))
+    content = json.loads(path.read_text())
+    content["axes"]["hidden_size"]["value"] = 640
+    content["inputs"]["routing_bias"]["dtype"] = "float32"
+    path.write_text(json.dumps(content))
+    with pytest.raises(HarnessError) as error:
+        real(DEFINITION, users)
+    message = str(error.value)
+    assert "axes.hidden_size: theirs 640, ours 512" in message
+    assert "inputs.routing_bias" in message and str(path) in message
+
+
+def test_other_descriptions_are_no_mismatch(users: Path) -> None:
+    path = next((users / "definitions").rglob("*.json"))
+    content = json.loads(path.read_text())
+    content["description"] = "other words"
+    content["reference"] = "def run():\n    pass\n"
+    path.write_text(json.dumps(content))
+    real(DEFINITION, users)
+
+
+@pytest.mark.parametrize(
+    "damage", ["definition", "workloads", "line", "tensors", "truncated", "folder"]
+)
+def test_damaged_dataset(users: Path, damage: str) -> None:
+    workloads = next((users / "workloads").rglob("*.jsonl"))
+    blob = next((users / "blob").rglob("*.safetensors"))
+    match damage:
+        case "definition":
+            next((users / "definitions").rglob("*.json")).unlink()
+        case "workloads":
+            workloads.unlink()
+        case "line":
+            workloads.write_text(workloads.read_text() + '{"half": ')
+        case "tensors":
+            blob.unlink()
+        case "truncated":
+            blob.write_bytes(blob.read_bytes()[:100])
+        case "folder":
+            shutil.rmtree(users)
+    with pytest.raises(HarnessError) as error:
+        real(DEFINITION, users)
+    assert str(users) in str(error.value) and "\n" not in str(error.value)

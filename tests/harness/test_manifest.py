@@ -1,0 +1,122 @@
+"""Solution folders: bad ones are refused in one line that names the file, the key and the fix."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import ExitCode, HarnessError
+from harness.manifest import discover, load_variant, select
+from harness.paths import PROJECT
+from tests.harness.folders import REFERENCE, write_solution
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"summary": None}, ["'summary'", "missing", "add it"]),
+        ({"lanugage": "triton"}, ["'lanugage'", "not known", "did you mean 'language'"]),
+        ({"sources": []}, ["'sources'"]),
+        ({"sources": ["main.py", "gone.py"]}, ["gone.py does not exist"]),
+        ({"sources": ["main.py", "../other.py"]}, ["../other.py lies outside"]),
+        ({"sources": ["main.py", "/etc/hosts"]}, ["/etc/hosts lies outside"]),
+        ({"sources": ["main.py", "empty.py"]}, ["empty.py is empty"]),
+        ({"sources": ["main.py", "main.py"]}, ["listed twice"]),
+        ({"entry_point": "main.py::walk"}, ["'entry_point'", "has no 'walk'"]),
+        ({"entry_point": "other.py::run"}, ["'entry_point'", "other.py is not among"]),
+        ({"entry_point": "main.py"}, ["'entry_point'"]),
+        ({"language": "fortran"}, ["'language'"]),
+        ({"destination_passing_style": "yes"}, ["'destination_passing_style'"]),
+        ({"requires": {"gpus": 2}}, ["'requires.gpus'", "not known"]),
+    ],
+)
+def test_bad_manifest(tmp_path: Path, changes: dict, words: list[str]) -> None:
+    folder = write_solution(tmp_path, "mine", **changes)
+    (tmp_path / "other.py").write_text("x = 1\n")
+    (folder / "empty.py").write_text("\n")
+    with pytest.raises(HarnessError) as error:
+        load_variant(folder)
+    message = str(error.value)
+    assert error.value.code is ExitCode.USAGE
+    assert "\n" not in message and str(folder / "manifest.yaml") in message
+    for word in words:
+        assert word in message
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    folder = write_solution(tmp_path, "mine", sources=["main.py", "link.py"])
+    (tmp_path / "secret.py").write_text("x = 1\n")
+    (folder / "link.py").symlink_to(tmp_path / "secret.py")
+    with pytest.raises(HarnessError, match="lies outside"):
+        load_variant(folder)
+
+
+def test_not_yaml(tmp_path: Path) -> None:
+    folder = write_solution(tmp_path, "mine")
+    (folder / "manifest.yaml").write_text("a: [1\n")
+    with pytest.raises(HarnessError, match="not valid YAML"):
+        load_variant(folder)
+    (folder / "manifest.yaml").write_text("just text\n")
+    with pytest.raises(HarnessError, match="must be a mapping"):
+        load_variant(folder)
+
+
+def test_entry_point_may_be_imported_or_assigned(tmp_path: Path) -> None:
+    for number, code in enumerate(["from .x import run\n", "run = print\n", "class run: pass\n"]):
+        load_variant(write_solution(tmp_path, f"s{number}", code))
+    # Code that does not compile is a failed cell with its log, not bad input.
+    load_variant(write_solution(tmp_path, "broken", "def run(:\n"))
+
+
+def test_duplicate_names(tmp_path: Path) -> None:
+    write_solution(tmp_path, "a", name="same")
+    write_solution(tmp_path, "b", name="same")
+    with pytest.raises(
+        HarnessError, match=r"b/manifest.yaml: key 'name': 'same' is taken by .*a/man"
+    ):
+        discover(tmp_path)
+
+
+def test_duplicate_label(tmp_path: Path) -> None:
+    write_solution(tmp_path, "a")
+    write_solution(tmp_path, "b", label="a")
+    with pytest.raises(HarnessError, match="key 'label': 'a' is taken"):
+        discover(tmp_path)
+
+
+def test_select_by_any_name(tmp_path: Path) -> None:
+    for folder in ("fast", "faster"):
+        write_solution(tmp_path, folder, label=f"{folder}_label")
+    variants = discover(tmp_path)
+    names = [v.name for v in variants]
+    assert [v.name for v in select(variants, ["all"])] == names
+    for word in ("faster", "faster_label", "faster_full_name"):
+        assert [v.folder.name for v in select(variants, [word])] == ["faster"]
+    assert [v.folder.name for v in select(variants, ["faster", "fast", "faster"])] == [
+        "faster",
+        "fast",
+    ]
+    with pytest.raises(HarnessError, match=r"no solution is called 'fastr'; nearest: .*fast"):
+        select(variants, ["fastr"])
+
+
+def test_source_hash_follows_what_is_built(tmp_path: Path) -> None:
+    base = load_variant(write_solution(tmp_path, "a", name="n"))
+    same = load_variant(write_solution(tmp_path, "b", name="n", notes="other words", summary="too"))
+    code = load_variant(write_solution(tmp_path, "c", REFERENCE + "\n# more\n", name="n"))
+    style = load_variant(write_solution(tmp_path, "d", name="n", destination_passing_style=True))
+    assert base.source_hash() == same.source_hash()
+    assert len({base.source_hash(), code.source_hash(), style.source_hash()}) == 3
+
+
+def test_the_packs_own_folders_are_sound() -> None:
+    variants = discover(PROJECT / "solutions")
+    documented = {
+        "sglang_v1": "sglang_fp8_blockwise_moe_v1",
+        "sglang_v2": "sglang_fp8_blockwise_moe_v2",
+        "triton_v1": "triton_fused_moe_v1",
+        "triton_v2": "triton_fused_moe_v2",
+    }
+    assert documented.items() <= {v.folder.name: v.name for v in variants}.items()
+    for variant in variants:
+        python = {p.name for p in variant.folder.glob("*.py")} - {"tune.py"}
+        assert python <= set(variant.sources), f"{variant.folder}: a file is not among its sources"

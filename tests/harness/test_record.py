@@ -1,0 +1,83 @@
+"""The record survives a round trip, and a crash while it is written."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.errors import HarnessError
+from harness.paths import PROJECT
+from harness.record import Cell, Status, load_record, save_record, write_atomically
+
+SEED = PROJECT / "results" / "2026-02-02-b200"
+
+
+def test_round_trip_with_inf_and_nan(tmp_path: Path) -> None:
+    record = load_record(SEED)
+    bad = Cell(
+        solution=record.solutions[0].name,
+        workload=record.workloads[0].id,
+        status=Status.INCORRECT_NUMERICAL,
+        max_abs_error=math.inf,
+        max_rel_error=math.nan,
+    )
+    record.cells[0] = bad
+    save_record(record, tmp_path)
+    json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)  # strict JSON
+    again = load_record(tmp_path).cells[0]
+    assert again.max_abs_error == math.inf and math.isnan(again.max_rel_error or 0)
+
+
+def test_all_passed() -> None:
+    record = load_record(SEED)
+    assert record.all_passed()
+    assert not record.model_copy(update={"partial": True}).all_passed()
+    for status, passed in (
+        (Status.SKIPPED, True),
+        (Status.MISSING, False),
+        (Status.TIMEOUT, False),
+    ):
+        cells = [record.cells[0].model_copy(update={"status": status}), *record.cells[1:]]
+        assert record.model_copy(update={"cells": cells}).all_passed() is passed
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "no such record"),
+        ("{", "whole file"),
+        ('{"schema_version": 2}', "schema_version"),
+        ("[]", "whole file"),
+    ],
+)
+def test_damaged(tmp_path: Path, content: str | None, words: str) -> None:
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(HarnessError, match=words) as error:
+        load_record(tmp_path)
+    assert str(tmp_path / "run.json") in str(error.value)
+
+
+def test_unknown_keys_are_refused(tmp_path: Path) -> None:
+    data = json.loads((SEED / "run.json").read_text())
+    data["colour"] = "red"
+    (tmp_path / "run.json").write_text(json.dumps(data))
+    with pytest.raises(HarnessError, match="'colour'"):
+        load_record(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "f"
+    write_atomically(path, "old")
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError):
+        write_atomically(path, "new")
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["f"]

@@ -1,0 +1,45 @@
+"""The table at the end of a run."""
+
+import io
+
+from rich.console import Console
+
+from harness.paths import PROJECT
+from harness.record import Status, load_record
+from harness.summary import summary_table
+
+RECORD = load_record(PROJECT / "results" / "2026-02-02-b200")
+
+
+def shown(record) -> dict[str, list[str]]:
+    stream = io.StringIO()
+    Console(file=stream, width=160).print(summary_table(record))
+    rows = [line.strip("│ ").split("│") for line in stream.getvalue().splitlines() if "│" in line]
+    return {cells[0].strip(): [c.strip() for c in cells[1:]] for cells in rows}
+
+
+def test_speeds() -> None:
+    assert shown(RECORD)["triton_v2"] == ["19/19", "29.48x", "32.38x", "4.83x", "4.67x", "37.58x"]
+
+
+def test_cells_that_lack_are_said() -> None:
+    first = RECORD.cells[0].model_copy(update={"status": Status.TIMEOUT, "speedup": None})
+    skipped = RECORD.solutions[3].name
+    cells = [
+        c.model_copy(update={"status": Status.SKIPPED, "speedup": None})
+        if c.solution == skipped
+        else c
+        for c in [first, *RECORD.cells[1:]]
+    ]
+    rows = shown(RECORD.model_copy(update={"cells": cells}))
+    assert rows["sglang_v1"][0] == "18/19" and "(18 of 19)" in rows["sglang_v1"][1]
+    assert rows["triton_v2"] == ["SKIPPED", "-", "-", "-", "-", "-"]
+
+
+def test_without_speeds() -> None:
+    cells = [
+        c.model_copy(update={"speedup": None, "latency_ms": None, "matched_ratio": 0.97})
+        for c in RECORD.cells
+    ]
+    rows = shown(RECORD.model_copy(update={"cells": cells, "backend": "cpu"}))
+    assert rows["triton_v2"] == ["PASS 19/19", "0.9700"]
