@@ -65,9 +65,10 @@ def test_unmet_requirements() -> None:
     gpu = Gpu(0, GpuInfo(name="G", compute_capability="9.0"))
     assert unmet(variant(), gpu) is None and unmet(variant(), None) is None
     assert unmet(variant(compute_capabilities=["9.0", "10.0"]), gpu) is None
-    assert unmet(
-        variant(compute_capabilities=["10.0"]), gpu
-    ) == "requires compute capability 10.0, G has 9.0"
+    assert (
+        unmet(variant(compute_capabilities=["10.0"]), gpu)
+        == "requires compute capability 10.0, G has 9.0"
+    )
     # Without a GPU the interpreter runs Triton code for any, and sgl_kernel has a stand-in.
     assert (
         unmet(variant("triton", compute_capabilities=["10.0"], packages=["sgl_kernel"]), None)
