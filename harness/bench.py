@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -35,6 +36,7 @@ class GpuBackend:
         self.plan = plan
         self.progress = progress
         self.cells: dict[tuple[str, str], Cell] = {}
+        self.traces: dict[tuple[str, str], dict[str, Any]] = {}
         self.commands: list[list[str]] = []
         self.warnings: list[str] = []
         self._env = gpu_environment(plan)
@@ -88,7 +90,8 @@ class GpuBackend:
         for path in sorted((root / "traces").rglob("*.jsonl")):
             for line in path.read_text().splitlines():
                 try:
-                    cell = cell_from_trace(json.loads(line), self.plan.profile)
+                    trace = json.loads(line)
+                    cell = cell_from_trace(trace, self.plan.profile)
                 except (ValueError, KeyError, TypeError, ValidationError) as error:
                     self.warnings.append(
                         f"A trace of flashinfer-bench could not be read: {error!r:.200}."
@@ -103,6 +106,8 @@ class GpuBackend:
                     )
                 seen.add(key)
                 self.cells[key] = cell
+                trace["evaluation"]["log"] = cell.log_tail or ""
+                self.traces[key] = trace
 
     def _explain_missing(
         self, asked: set[tuple[str, str]], finished: Finished, limit: float, log: Path

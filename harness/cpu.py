@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -32,6 +33,7 @@ class CpuBackend:
         self.plan = plan
         self.progress = progress
         self.cells: dict[tuple[str, str], Cell] = {}
+        self.traces: dict[tuple[str, str], dict[str, Any]] = {}  # flashinfer-bench's; none here
         self.commands: list[list[str]] = []
         self.warnings: list[str] = []
         path = [str(STAND_INS), str(PROJECT), os.environ.get("PYTHONPATH", "")]

@@ -1,10 +1,11 @@
 """One run from plan to report: the record is saved as cells come, and whole at the end."""
 
+import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 
@@ -15,14 +16,26 @@ from harness.environment import capture, gpu_state, versions
 from harness.errors import ExitCode
 from harness.plan import Plan
 from harness.progress import Progress
-from harness.record import Ceilings, Cell, GpuState, RunRecord, Status, save_record
+from harness.record import (
+    Ceilings,
+    Cell,
+    GpuState,
+    RunRecord,
+    Status,
+    save_record,
+    write_atomically,
+)
 from harness.report.markdown import write_report
+
+
+TRACES_NAME = "traces.jsonl"
 
 
 class Backend(Protocol):
     """What fills the grid."""
 
     cells: dict[tuple[str, str], Cell]
+    traces: dict[tuple[str, str], dict[str, Any]]
     commands: list[list[str]]
     warnings: list[str]
 
@@ -66,16 +79,24 @@ def execute(plan: Plan, command: list[str], console: Console) -> tuple[RunRecord
                 session.ceilings, warning = measure_ceilings(plan)
                 session.warnings += [warning] if warning else []
             for _ in backend.run():
-                save_record(_record(session, backend, partial=True), plan.folder)
+                _save(_record(session, backend, partial=True), backend, plan)
         except KeyboardInterrupt:
             interrupted = True
             progress.note("interrupted; keeping what is finished")
     record = _record(session, backend, partial=interrupted)
-    save_record(record, plan.folder)
+    _save(record, backend, plan)
     write_report(plan.folder)
     if interrupted:
         return record, ExitCode.INTERRUPTED
     return record, ExitCode.OK if record.all_passed() else ExitCode.FAILED_CELLS
+
+
+def _save(record: RunRecord, backend: Backend, plan: Plan) -> None:
+    """Write the record, and the traces behind it in FlashInfer-Bench's own format."""
+    save_record(record, plan.folder)
+    if backend.traces:
+        lines = "".join(json.dumps(trace) + "\n" for trace in backend.traces.values())
+        write_atomically(plan.folder / TRACES_NAME, lines)
 
 
 def _record(session: _Session, backend: Backend, partial: bool) -> RunRecord:

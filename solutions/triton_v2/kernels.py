@@ -226,4 +226,4 @@ def combine_kernel(
 
     if (token == 0) & (tl.program_id(1) == 0):
         expert = tl.arange(0, L_POW2)
-        tl.store(counts_ptr + expert, expert * 0 + 1, mask=expert < L)
+        tl.store(counts_ptr + expert, expert * 0, mask=expert < L)

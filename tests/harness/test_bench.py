@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from flashinfer_bench.data import Trace
 
 from harness.paths import PROJECT
 from harness.record import Cell, RunRecord, Status, load_record
@@ -94,6 +95,12 @@ def test_all_passed_exits_zero_and_records_what_was_run(tmp_path: Path) -> None:
         assert words in command
     assert "a" in done.stdout and "4.00x" in done.stdout
     assert [w.seq_len for w in record.workloads] == [1, 7]
+    # The traces behind the cells load in FlashInfer-Bench.
+    lines = (tmp_path / "results" / "r" / "traces.jsonl").read_text().splitlines()
+    traces = [Trace.model_validate_json(line) for line in lines]
+    assert {(t.solution, t.workload.uuid) for t in traces} == {
+        (c.solution, c.workload) for c in record.cells
+    }
     # Ceilings need a real GPU: their absence is said, not hidden.
     assert record.ceilings is None and any("ceilings" in w for w in record.warnings)
 
