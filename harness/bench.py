@@ -14,6 +14,7 @@ from harness import cells as cell_module
 from harness.cells import cell_from_line, cell_from_trace, is_collateral, missing
 from harness.dataset import stage
 from harness.errors import HarnessError
+from harness.kernel_profile import KernelProfile
 from harness.paths import PROJECT, shown
 from harness.plan import Plan
 from harness.process import Finished, follow
@@ -208,6 +209,26 @@ def gpu_environment(plan: Plan) -> dict[str, str]:
         suffix = "a" if int(info.compute_capability.split(".")[0]) >= 9 else ""
         env.setdefault("TVM_FFI_CUDA_ARCH_LIST", info.compute_capability + suffix)
     return env
+
+
+def profile_solutions(plan: Plan) -> list[KernelProfile]:
+    """Profile every runnable solution on every workload of the plan, and keep it as profile.json.
+
+    Raises:
+        HarnessError: the profiling process failed; the end of its output is quoted.
+    """
+    root = stage(
+        plan.dataset, plan.runnable, [w.id for w in plan.workloads], plan.scratch / "profile"
+    )
+    out = plan.folder / "profile.json"
+    command = [sys.executable, "-m", "harness.kernel_profile", str(root), plan.definition.name]
+    command += [str(out), *(v.name for v in plan.runnable)]
+    limit = START_S + len(plan.workloads) * len(plan.runnable) * plan.profile.timeout
+    finished = follow(command, timeout_s=limit, env=gpu_environment(plan), cwd=PROJECT)
+    if finished.returncode != 0:
+        last = cell_module.tail(finished.tail).splitlines()[-1:] or ["no output"]
+        raise HarnessError(f"profile: the process failed: {last[0]}")
+    return [KernelProfile.model_validate(entry) for entry in json.loads(out.read_text())]
 
 
 def measure_ceilings(plan: Plan) -> tuple[Ceilings | None, str | None]:

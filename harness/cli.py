@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import doctor as doctor_module
+from harness.bench import profile_solutions
 from harness.dataset import write_out
 from harness.definition import FULL, discover_definitions
 from harness.environment import find_gpus
@@ -110,6 +111,40 @@ def report(
     if not folder.exists():
         folder = _paths(results=results_dir).results / run
     console.print(f"Report: {shown(write_report(folder))}", highlight=False)
+
+
+@app.command()
+def profile(
+    solutions: Annotated[list[str], typer.Argument(help="Folders, labels or names, or 'all'.")],
+    workloads: Annotated[
+        str, typer.Option(help="As for bench; one per size class by default.")
+    ] = "T=1 T=57 T=901 T=14107",
+    gpu: Annotated[int, typer.Option(help="Index of the GPU, as nvidia-smi counts.")] = 0,
+    run: Annotated[
+        str | None, typer.Option(help="Name of the folder under results/ for profile.json.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="Kernels to show for each; the file holds all.")] = 8,
+    solutions_dir: SolutionsDir = None,
+    results_dir: ResultsDir = None,
+) -> None:
+    """Show where a call's time goes: latency, host time and each kernel. Needs a GPU.
+
+    Example: python -m harness profile triton_v2 --workloads "T=1 T=57"
+    """
+    request = Request(solutions, workloads=workloads.split(), gpu=gpu, run=run, backend="gpu")
+    plan = make_plan(request, _paths(solutions_dir, results_dir))
+    profiles = profile_solutions(plan)
+    labels = {v.name: v.label for v in plan.variants}
+    for entry in profiles:
+        title = (
+            f"{labels[entry.solution]} T={entry.seq_len}: latency {entry.latency_us:.1f} us, host "
+            f"{entry.host_us:.1f} us, {entry.launches:.0f} launches of {entry.gpu_us:.1f} us in all"
+        )
+        table = Table("kernel", "launches", "us", title=title, title_justify="left")
+        for kernel in entry.kernels[:top]:
+            table.add_row(kernel.name[:80], f"{kernel.launches:.0f}", f"{kernel.us:.1f}")
+        console.print(table)
+    console.print(f"Profile: {shown(plan.folder / 'profile.json')}", highlight=False)
 
 
 @app.command("list")

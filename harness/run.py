@@ -27,7 +27,6 @@ from harness.record import (
 )
 from harness.report.markdown import write_report
 
-
 TRACES_NAME = "traces.jsonl"
 
 
