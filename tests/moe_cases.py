@@ -11,7 +11,9 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-import yaml
+
+from harness import manifest as manifest_module
+from harness.definition import FULL, load_definition
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILY = "moe_fp8_block_scale_ds_routing_topk8_ng8_kg4_e32"
@@ -68,13 +70,27 @@ def reference() -> ModuleType:
 def load_variant(folder: str) -> Callable[..., None]:
     """The manifest's entry point, from a fresh import of the folder's sources as a package."""
     path = ROOT / "solutions" / folder
-    manifest = yaml.safe_load((path / "manifest.yaml").read_text())
-    file, function = manifest["entry_point"].split("::")
+    variant = manifest_module.load_variant(path)
+    if variant.manifest.language in ("cuda", "cpp"):
+        return _build(variant)
+    file, function = variant.manifest.entry_point.split("::")
     name = f"_{folder}_{next(_counter)}"
     package = ModuleType(name)
     package.__path__ = [str(path)]
     sys.modules[name] = package
     return getattr(importlib.import_module(f"{name}.{file.removesuffix('.py')}"), function)
+
+
+def _build(variant: manifest_module.Variant) -> Callable[..., None]:
+    """Compiled by flashinfer-bench's builder, as in a benchmark."""
+    from flashinfer_bench.compile import BuilderRegistry
+    from flashinfer_bench.data import Definition, Solution
+
+    definition = load_definition(ROOT / "definitions" / FULL)
+    return BuilderRegistry.get_instance().build(
+        Definition.model_validate(definition.definition_json()),
+        Solution.model_validate(variant.solution_json(definition.name)),
+    )
 
 
 def fp8_normal(generator: torch.Generator, *shape: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The four documented variants at full size on a GPU, and the emulated operations beside the real.
+"""Every solution that can run here at full size on a GPU, and the emulated operations beside the real.
 
 Run with `pytest -m gpu tests/gpu`; needs sgl_kernel and about 40 GB of GPU memory.
 """
@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from harness.bench import build_variables
+from harness.environment import find_gpus
+from harness.manifest import discover
+from harness.plan import unmet
 from tests import moe_cases
 
 pytestmark = [
@@ -32,10 +36,20 @@ def emulation() -> ModuleType:
     return moe_cases.load_file(path, "sgl_kernel_emulated")
 
 
-@pytest.fixture(scope="module", params=moe_cases.VARIANTS)
-def variant(request: pytest.FixtureRequest, real: ModuleType) -> tuple[str, Callable[..., None]]:
+@pytest.fixture(
+    scope="module", params=discover(moe_cases.ROOT / "solutions"), ids=lambda v: v.folder.name
+)
+def variant(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Callable[..., None]]:
     """Name and entry point; one module for all tests, so that its state meets every T."""
-    return request.param, moe_cases.load_variant(request.param)
+    gpu = find_gpus()[0]
+    if reason := unmet(request.param, gpu):
+        pytest.skip(reason)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in build_variables(gpu, tmp_path_factory.mktemp("kernels")).items():
+            patch.setenv(name, value)
+        return request.param.label, moe_cases.load_variant(request.param.folder.name)
 
 
 def full_size(tokens: int, offset: int, routing: str = "random", seed: int = 0) -> moe_cases.Inputs:
