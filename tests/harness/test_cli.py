@@ -133,7 +133,9 @@ def test_makefile_hands_every_variable_over() -> None:
 def test_makefile_help_lists_every_target() -> None:
     text = (PROJECT / "Makefile").read_text()
     phony = next(line for line in text.splitlines() if line.startswith(".PHONY"))
-    done = subprocess.run(["make", "help"], cwd=PROJECT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=PROJECT, capture_output=True, text=True
+    )
     listed = {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
     assert set(phony.split()[1:]) == listed
 

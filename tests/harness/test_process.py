@@ -37,7 +37,8 @@ def test_lines_come_as_they_are_written(tmp_path: Path) -> None:
     assert done.tail == "a\nb" and (tmp_path / "log").read_text() == "a\nb\n"
 
 
-FORKS = "import os, time\npid = os.fork()\nprint(os.getpid())\ntime.sleep(600)"
+# One write per line: two processes share the pipe.
+FORKS = "import os, time\npid = os.fork()\nos.write(1, b'%d\\n' % os.getpid())\ntime.sleep(600)"
 
 
 def test_the_limit_ends_the_whole_group() -> None:
