@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from harness import cells as cell_module
 from harness.cells import cell_from_line, cell_from_trace, is_collateral, missing
 from harness.dataset import stage
-from harness.environment import Gpu
+from harness.environment import build_variables
 from harness.errors import HarnessError
 from harness.kernel_profile import KernelProfile
 from harness.paths import PROJECT, shown
@@ -202,23 +202,8 @@ def gpu_environment(plan: Plan) -> dict[str, str]:
         **os.environ,
         "CUDA_VISIBLE_DEVICES": plan.gpu.info.uuid or str(plan.gpu.index),
         "PYTHONUNBUFFERED": "1",
-        **build_variables(plan.gpu, plan.paths.kernel_cache),
+        **build_variables(plan.gpu.info.compute_capability, plan.paths.kernel_cache),
     }
-
-
-def build_variables(gpu: Gpu, cache: Path) -> dict[str, str]:
-    """What flashinfer-bench's builders need to know; what the user has set stays."""
-    wanted = {"FIB_CACHE_PATH": str(cache)}
-    if capability := gpu.info.compute_capability:
-        # wgmma exists only in the architecture-specific target, which the builder does not ask for.
-        suffix = "a" if int(capability.split(".")[0]) >= 9 else ""
-        wanted["TVM_FFI_CUDA_ARCH_LIST"] = os.environ.get(
-            "TVM_FFI_CUDA_ARCH_LIST", capability + suffix
-        )
-    if "CUDA_HOME" not in os.environ and Path("/usr/local/cuda/bin/nvcc").exists():
-        # The TVM-FFI builder otherwise guesses from the folder above nvcc, which a link can lead astray.
-        wanted["CUDA_HOME"] = "/usr/local/cuda"
-    return wanted
 
 
 def profile_solutions(plan: Plan) -> list[KernelProfile]:

@@ -6,6 +6,7 @@ process of its own; what it prints there never reaches the results.
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +16,8 @@ from pydantic import ValidationError
 
 from harness import cells as cell_module
 from harness.dataset import stage
-from harness.manifest import Variant
+from harness.environment import build_variables
+from harness.manifest import COMPILED_LANGUAGES, Variant
 from harness.paths import PROJECT
 from harness.plan import Plan
 from harness.process import Finished, follow
@@ -42,13 +44,17 @@ class CpuBackend:
             "PYTHONPATH": os.pathsep.join(p for p in path if p),
             "TRITON_INTERPRET": "1",
             "CUDA_VISIBLE_DEVICES": "",
-            "FIB_CACHE_PATH": str(plan.paths.kernel_cache),
             "PYTHONUNBUFFERED": "1",
         }
 
     def run(self) -> Iterable[None]:
         """Fill the grid; yields after each solution so that the record can be saved."""
-        for variant in self.plan.runnable:
+        compiled = [v for v in self.plan.variants if v.manifest.language in COMPILED_LANGUAGES]
+        if compiled and shutil.which("nvcc") is None:
+            self.progress.note("nvcc is not here: CUDA solutions are not even compiled")
+            compiled = []
+        # The worker builds what it cannot run, and reports it SKIPPED or as a COMPILE_ERROR.
+        for variant in [*self.plan.runnable, *compiled]:
             left = [w.id for w in self.plan.workloads]
             while left:
                 self._worker(variant, left)
@@ -80,7 +86,7 @@ class CpuBackend:
             command,
             timeout_s=START_S + plan.profile.timeout * len(left),
             idle_s=plan.profile.timeout,
-            env=self._env,
+            env=self._env | build_variables(_target(variant), plan.paths.kernel_cache),
             cwd=PROJECT,
             log=plan.scratch / f"{variant.name}.log",
             on_line=on_line,
@@ -91,6 +97,11 @@ class CpuBackend:
             cell = _death(variant.name, lost[0], finished, plan.profile.timeout)
             self.cells[variant.name, lost[0]] = cell
             self.progress.cell(cell)
+
+
+def _target(variant: Variant) -> str | None:
+    """Compute capability to compile for, where no GPU says it: the first that the solution names."""
+    return next(iter(variant.manifest.requires.compute_capabilities), None)
 
 
 def _death(solution: str, workload: str, finished: Finished, timeout: int) -> Cell:

@@ -20,6 +20,7 @@ from flashinfer_bench.compile import BuilderRegistry, BuildError, Runnable
 from flashinfer_bench.data import Definition, TraceSet, Workload
 
 from harness.cells import reason_for, tail
+from harness.manifest import COMPILED_LANGUAGES
 from harness.profile import Profile
 from harness.record import Cell, Status
 
@@ -44,6 +45,12 @@ def main(
         for workload in workloads:
             cell = _cell(solution_name, workload, Status.COMPILE_ERROR)
             _append(results, _explained(cell, log, profile))
+        return
+    if solution.spec.language in COMPILED_LANGUAGES:
+        reason = "compiled, but CUDA code needs a GPU to run"
+        for workload in workloads:
+            cell = _cell(solution_name, workload, Status.SKIPPED)
+            _append(results, cell.model_copy(update={"reason": reason}))
         return
     for workload in workloads:
         try:

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import platform
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.paths import PROJECT
@@ -22,6 +23,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "tvm-ffi": ("apache-tvm-ffi",),
     "numpy": ("numpy",),
 }
+
+CUDA_HOME = Path("/usr/local/cuda")
 
 # NVML's bits for why clocks are below their maximum; idling is no reason for concern.
 THROTTLE_BITS = {
@@ -141,6 +144,24 @@ def has_package(name: str) -> bool:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
         return False
+
+
+def build_variables(capability: str | None, cache: Path) -> dict[str, str]:
+    """Environment variables that flashinfer-bench's builders need; what the user has set stays.
+
+    Args:
+        capability: compute capability to compile for, such as "9.0"; None: the builder decides.
+        cache: folder for what they build.
+    """
+    wanted = {"FIB_CACHE_PATH": str(cache)}
+    if capability:
+        # wgmma exists only in the architecture-specific target, which the builder does not ask for.
+        target = capability + ("a" if int(capability.split(".")[0]) >= 9 else "")
+        wanted["TVM_FFI_CUDA_ARCH_LIST"] = os.environ.get("TVM_FFI_CUDA_ARCH_LIST", target)
+    if "CUDA_HOME" not in os.environ and (CUDA_HOME / "bin" / "nvcc").exists():
+        # The builder otherwise takes the folder above the first nvcc on PATH, which a link can lead astray.
+        wanted["CUDA_HOME"] = str(CUDA_HOME)
+    return wanted
 
 
 def _gpu(pynvml, index: int, driver: str) -> Gpu:

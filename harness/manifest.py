@@ -15,6 +15,7 @@ from harness.record import SolutionInfo
 from harness.yamlfile import load_model
 
 MANIFEST_NAME = "manifest.yaml"
+COMPILED_LANGUAGES = ("cuda", "cpp")
 PYTHON_LANGUAGES = ("python", "triton", "tilelang")
 
 

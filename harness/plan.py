@@ -12,7 +12,7 @@ from harness.dataset import Dataset
 from harness.definition import FULL, SMALL, Definition, discover_definitions
 from harness.environment import Gpu, find_gpus, has_package, pick_gpu
 from harness.errors import HarnessError
-from harness.manifest import Variant, discover, select
+from harness.manifest import COMPILED_LANGUAGES, Variant, discover, select
 from harness.paths import Paths
 from harness.profile import Profile, load_profile
 from harness.record import WorkloadInfo
@@ -116,7 +116,7 @@ def unmet(variant: Variant, gpu: Gpu | None) -> str | None:
     requires = variant.manifest.requires
     if gpu is None:
         packages = [p for p in requires.packages if p not in EMULATED and not has_package(p)]
-        if variant.manifest.language in ("cuda", "cpp"):
+        if variant.manifest.language in COMPILED_LANGUAGES:
             return f"{variant.manifest.language} code needs a GPU"
     else:
         packages = [p for p in requires.packages if not has_package(p)]

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.bench import build_variables
-from harness.environment import find_gpus
+from harness.environment import build_variables, find_gpus
 from harness.manifest import discover
 from harness.plan import unmet
 from tests import moe_cases
@@ -46,8 +45,9 @@ def variant(
     gpu = find_gpus()[0]
     if reason := unmet(request.param, gpu):
         pytest.skip(reason)
+    capability, cache = gpu.info.compute_capability, tmp_path_factory.mktemp("kernels")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in build_variables(gpu, tmp_path_factory.mktemp("kernels")).items():
+        for name, value in build_variables(capability, cache).items():
             patch.setenv(name, value)
         return request.param.label, moe_cases.load_variant(request.param.folder.name)
 

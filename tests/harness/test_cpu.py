@@ -1,5 +1,6 @@
 """The CPU backend through the command line: each failure costs only its own cells, and no speed is shown."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, str, i
             "--configs-dir",
             configs,
         ),
+        PATH="/usr/bin:/bin",  # without nvcc, wherever it may be here
     )
     report = (root / "results" / "r" / "comparison.md").read_text()
     return load_record(root / "results" / "r"), report, done.returncode
@@ -87,7 +89,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, str, i
         ("broken", Status.COMPILE_ERROR, "no_such_module"),
         ("hangs", Status.TIMEOUT, "no result within 3 s"),
         ("half", Status.INCORRECT_NUMERICAL, "NaN"),
-        ("cuda", Status.SKIPPED, "needs a GPU"),
+        ("cuda", Status.SKIPPED, "cuda code needs a GPU"),
     ],
 )
 def test_each_gets_its_status_and_reason(
@@ -102,6 +104,39 @@ def test_each_gets_its_status_and_reason(
     assert cell.latency_ms is None and cell.speedup is None
     if reason:
         assert reason in report
+
+
+KERNEL = """
+#include <tvm/ffi/tvm_ffi.h>
+__global__ void nothing() { asm volatile("wgmma.fence.sync.aligned;"); }
+void run() { nothing<<<1, 1>>>(); }
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(run, run);
+"""
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+def test_cuda_code_is_at_least_compiled(tmp_path: Path) -> None:
+    """For the architecture that the manifest names: wgmma exists in sm_90a alone."""
+    wrong = KERNEL.replace("wgmma.fence", "wgmna.fence")
+    for folder, code in (("sound", KERNEL), ("unsound", wrong)):
+        path = write_solution(
+            tmp_path / "solutions",
+            folder,
+            language="cuda",
+            sources=["moe.cu"],
+            entry_point="moe.cu::run",
+            destination_passing_style=True,
+            requires={"compute_capabilities": ["9.0"]},
+        )
+        (path / "moe.cu").write_text(code)
+    done = harness(
+        *("bench", "all", "--backend", "cpu", "--run", "r", "--workloads", "T=1"),
+        *("--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results"),
+    )
+    sound, unsound = load_record(tmp_path / "results" / "r").cells
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert sound.status is Status.SKIPPED and "compiled" in (sound.reason or ""), sound
+    assert unsound.status is Status.COMPILE_ERROR and "wgmna" in (unsound.log_tail or ""), unsound
 
 
 def test_the_record_says_that_nothing_was_timed(outcome: tuple[RunRecord, str, int]) -> None:

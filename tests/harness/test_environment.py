@@ -53,3 +53,19 @@ def test_host_and_commit_can_be_given(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_has_package() -> None:
     assert environment.has_package("torch") and not environment.has_package("no_such_package")
+
+
+def test_build_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("TVM_FFI_CUDA_ARCH_LIST", "CUDA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(environment, "CUDA_HOME", tmp_path)
+    cache = str(tmp_path)
+    hopper = {"FIB_CACHE_PATH": cache, "TVM_FFI_CUDA_ARCH_LIST": "9.0a"}
+    assert environment.build_variables("9.0", tmp_path) == hopper
+    assert environment.build_variables("8.9", tmp_path)["TVM_FFI_CUDA_ARCH_LIST"] == "8.9"
+    assert environment.build_variables(None, tmp_path) == {"FIB_CACHE_PATH": cache}
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "nvcc").touch()
+    assert environment.build_variables(None, tmp_path)["CUDA_HOME"] == cache
+    monkeypatch.setenv("TVM_FFI_CUDA_ARCH_LIST", "10.0a")
+    assert environment.build_variables("9.0", tmp_path)["TVM_FFI_CUDA_ARCH_LIST"] == "10.0a"
