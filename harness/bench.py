@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ from pydantic import ValidationError
 from harness import cells as cell_module
 from harness.cells import cell_from_line, cell_from_trace, is_collateral, missing
 from harness.dataset import stage
-from harness.environment import build_variables
+from harness.environment import build_variables, capture, gpu_state
 from harness.errors import HarnessError
-from harness.kernel_profile import KernelProfile
+from harness.kernel_profile import ProfileRecord
 from harness.paths import PROJECT, shown
 from harness.plan import Plan
 from harness.process import Finished, follow
 from harness.progress import Progress
-from harness.record import Ceilings, Cell, Status, WorkloadInfo
+from harness.record import Ceilings, Cell, Status, WorkloadInfo, write_atomically
 
 # Traces are written only when a call of flashinfer-bench ends, and a start costs 6 to 12 s on an H200 host. Six
 # workloads a call keep the starts under a tenth of a full run and lose at most six workloads' latencies to a crash. The
@@ -206,7 +207,7 @@ def gpu_environment(plan: Plan) -> dict[str, str]:
     }
 
 
-def profile_solutions(plan: Plan) -> list[KernelProfile]:
+def profile_solutions(plan: Plan) -> ProfileRecord:
     """Profile every runnable solution on every workload of the plan, and keep it as profile.json.
 
     Raises:
@@ -215,7 +216,9 @@ def profile_solutions(plan: Plan) -> list[KernelProfile]:
     root = stage(
         plan.dataset, plan.runnable, [w.id for w in plan.workloads], plan.scratch / "profile"
     )
-    out = plan.folder / "profile.json"
+    out = plan.scratch / "profiles.json"
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    before = gpu_state(plan.gpu.index) if plan.gpu else None
     command = [sys.executable, "-m", "harness.kernel_profile", str(root), plan.definition.name]
     command += [str(out), *(v.name for v in plan.runnable)]
     limit = START_S + len(plan.workloads) * len(plan.runnable) * plan.profile.timeout
@@ -223,7 +226,15 @@ def profile_solutions(plan: Plan) -> list[KernelProfile]:
     if finished.returncode != 0:
         last = cell_module.tail(finished.tail).splitlines()[-1:] or ["no output"]
         raise HarnessError(f"profile: the process failed: {last[0]}")
-    return [KernelProfile.model_validate(entry) for entry in json.loads(out.read_text())]
+    record = ProfileRecord(
+        started=started,
+        environment=capture(plan.gpu, before),
+        dataset=plan.dataset.info,
+        solutions=[v.info() for v in plan.runnable],
+        profiles=json.loads(out.read_text()),
+    )
+    write_atomically(plan.folder / "profile.json", record.model_dump_json(indent=1) + "\n")
+    return record
 
 
 def measure_ceilings(plan: Plan) -> tuple[Ceilings | None, str | None]:

@@ -133,7 +133,7 @@ def profile(
     """
     request = Request(solutions, workloads=workloads.split(), gpu=gpu, run=run, backend="gpu")
     plan = make_plan(request, _paths(solutions_dir, results_dir))
-    profiles = profile_solutions(plan)
+    profiles = profile_solutions(plan).profiles
     labels = {v.name: v.label for v in plan.variants}
     for entry in profiles:
         title = (

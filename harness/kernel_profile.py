@@ -14,6 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from harness.record import DatasetInfo, Environment, SolutionInfo
+
 WARMUP = 5
 CALLS = 20
 FLUSH_BYTES = 256 << 20
@@ -48,6 +50,17 @@ class KernelProfile(BaseModel):
     def launches(self) -> float:
         """Kernels, copies and fills per call."""
         return sum(kernel.launches for kernel in self.kernels)
+
+
+class ProfileRecord(BaseModel):
+    """`results/<run>/profile.json`: the profiles of one run, and what they ran on and with."""
+
+    started: str
+    """ISO 8601, UTC."""
+    environment: Environment
+    dataset: DatasetInfo
+    solutions: list[SolutionInfo]
+    profiles: list[KernelProfile]
 
 
 def profile(root: Path, definition_name: str, names: list[str]) -> list[KernelProfile]:

@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(kRouteThreads) route_cluster(const __grid_cons
   }
 }
 
-constexpr int kRouteChunk = 64;  // tokens per thread block
+constexpr int kRouteChunk = 16;  // tokens per thread block: two a warp, so that T = 901 spreads over 57 of them
 
 // Large T; the control block is already zero. Each thread block counts its own pairs per expert first and then reserves
 // their places with one global atomic per expert.
