@@ -28,6 +28,8 @@ class Requires(BaseModel):
     """GPU architectures it runs on, such as "9.0"; empty: any."""
     packages: list[str] = Field(default_factory=list)
     """Importable Python packages."""
+    gpu: bool = False
+    """True: it cannot run on the CPU backend, though its language could."""
 
 
 class Manifest(BaseModel):

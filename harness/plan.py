@@ -66,7 +66,7 @@ class Plan:
     @property
     def scratch(self) -> Path:
         """Staged roots and logs; never committed."""
-        return self.folder / "work"
+        return self.folder / "scratch"
 
 
 def make_plan(request: Request, paths: Paths) -> Plan:
@@ -118,6 +118,8 @@ def unmet(variant: Variant, gpu: Gpu | None) -> str | None:
         packages = [p for p in requires.packages if p not in EMULATED and not has_package(p)]
         if variant.manifest.language in COMPILED_LANGUAGES:
             return f"{variant.manifest.language} code needs a GPU"
+        if requires.gpu:
+            return "needs a GPU"
     else:
         packages = [p for p in requires.packages if not has_package(p)]
         have = gpu.info.compute_capability

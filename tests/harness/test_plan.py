@@ -45,7 +45,7 @@ def test_a_word_that_fits_none(word: str) -> None:
         choose_workloads(WORKLOADS, ["T=1", word])
 
 
-def variant(language: str = "python", **requires: list[str]) -> Variant:
+def variant(language: str = "python", **requires: list[str] | bool) -> Variant:
     manifest = Manifest(
         name="n",
         summary="s",
@@ -76,6 +76,9 @@ def test_unmet_requirements() -> None:
     )
     assert "nope" in (unmet(variant(packages=["torch", "nope"]), gpu) or "")
     assert "needs a GPU" in (unmet(variant("cuda"), None) or "")
+    # A Python wrapper of compiled code runs nowhere else, whatever can be imported.
+    assert unmet(variant(gpu=True, packages=["torch"]), None) == "needs a GPU"
+    assert unmet(variant(gpu=True, packages=["torch"]), gpu) is None
 
 
 def test_run_names_count_up(tmp_path: Path) -> None:
