@@ -204,3 +204,23 @@ def test_unmet_requirements_skip_only_that_solution(tmp_path: Path) -> None:
     assert [c.status.value for c in record.cells] == ["PASSED", "SKIPPED", "SKIPPED"]
     assert "requires compute capability 10.0" in (record.cells[1].reason or "")
     assert "no_such_package" in (record.cells[2].reason or "")
+
+
+def test_a_users_dataset_is_used_and_left_as_it_was(tmp_path: Path) -> None:
+    """FIB_DATASET_PATH: its workloads run through links, and nothing is written to it."""
+    users = tmp_path / "users"
+    assert harness("dataset", "--out", users).returncode == 0
+    (users / "synthetic.json").unlink()  # now it looks like a dataset of somebody else's
+    before = {p: p.read_bytes() for p in users.rglob("*") if p.is_file()}
+    write_solution(tmp_path / "solutions", "a", stub("passed 2.0"))
+    done = harness(
+        *("bench", "a", "--workloads", "T=1", "--run", "r"),
+        *("--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results"),
+        stub_gpu=True,
+        FIB_DATASET_PATH=str(users),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = load_record(tmp_path / "results" / "r")
+    assert record.dataset.kind == "real" and record.dataset.seed is None
+    assert record.workloads[0].local_pairs == 3  # counted from its routing tensors
+    assert {p: p.read_bytes() for p in users.rglob("*") if p.is_file()} == before
