@@ -77,11 +77,13 @@ clean: ## remove .venv and build/
 # reached, whatever the default index has is taken.
 $(VENV)/ready-cpu: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	rm -f $(VENV)/ready-*
 	$(RUN_PYTHON) -m pip install -q --retries 0 --no-deps --extra-index-url $(TORCH_CPU_INDEX) torch==2.13.0
 	$(RUN_PYTHON) -m pip install -q -e '.[cpu,dev]'
 	touch $@
 
 $(VENV)/ready-gpu: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	rm -f $(VENV)/ready-*
 	$(RUN_PYTHON) -m pip install -q -e '.[gpu,dev]'
 	touch $@

@@ -11,6 +11,7 @@ from typing import Any
 from harness.paths import PROJECT
 from harness.profile import Profile
 from harness.record import Cell, Status
+from harness.report.numbers import matched
 
 TAIL_LINES = 40
 TAIL_CHARS = 4000
@@ -97,7 +98,7 @@ def reason_for(cell: Cell, log: str, profile: Profile) -> str:
         error = cell.max_abs_error
         if error is not None and not math.isfinite(error):
             return f"the output holds {'NaN' if math.isnan(error) else 'infinite'} values"
-        ratio = "unknown" if cell.matched_ratio is None else f"{cell.matched_ratio:.4f}"
+        ratio = "unknown" if cell.matched_ratio is None else matched(cell.matched_ratio)
         return (
             f"matched ratio {ratio} is below {profile.required_matched_ratio} "
             f"(rtol {profile.rtol}, atol {profile.atol})"

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from harness import doctor as doctor_module
@@ -27,6 +28,7 @@ app = typer.Typer(
     help="Compare FlashInfer-Bench solutions of the DeepSeek-V3 FP8 block-scale MoE.",
     no_args_is_help=True,
     add_completion=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 console = Console(soft_wrap=not sys.stdout.isatty())
@@ -142,7 +144,7 @@ def profile(
         )
         table = Table("kernel", "launches", "us", title=title, title_justify="left")
         for kernel in entry.kernels[:top]:
-            table.add_row(kernel.name[:80], f"{kernel.launches:.0f}", f"{kernel.us:.1f}")
+            table.add_row(escape(kernel.name[:80]), f"{kernel.launches:.0f}", f"{kernel.us:.1f}")
         console.print(table)
     console.print(f"Profile: {shown(plan.folder / 'profile.json')}", highlight=False)
 
@@ -156,9 +158,8 @@ def list_solutions(solutions_dir: SolutionsDir = None) -> None:
         reason = unmet(variant, gpus[0] if gpus else None)
         where = "GPU" if gpus else "CPU, correctness only"
         manifest = variant.manifest
-        table.add_row(
-            variant.label, variant.name, manifest.language, manifest.state, reason or where
-        )
+        row = (variant.label, variant.name, manifest.language, manifest.state, reason or where)
+        table.add_row(*map(escape, row))
     console.print(table)
 
 
@@ -201,7 +202,9 @@ def doctor(solutions_dir: SolutionsDir = None) -> None:
     findings = doctor_module.examine(_paths(solutions_dir))
     table = Table("", "what", "found", "fix")
     for finding in findings:
-        table.add_row("ok" if finding.ok else "!!", finding.what, finding.found, finding.fix)
+        table.add_row(
+            "ok" if finding.ok else "!!", *map(escape, (finding.what, finding.found, finding.fix))
+        )
     console.print(table)
     raise typer.Exit(ExitCode.OK if all(f.ok or f.optional for f in findings) else ExitCode.USAGE)
 
@@ -211,9 +214,10 @@ def _paths(
 ) -> Paths:
     default = Paths()
     return Paths(
-        solutions=solutions or default.solutions,
-        results=results or default.results,
-        configs=configs or default.configs,
+        # Absolute: child processes run in the project's folder, wherever the user is.
+        solutions=(solutions or default.solutions).resolve(),
+        results=(results or default.results).resolve(),
+        configs=(configs or default.configs).resolve(),
     )
 
 
@@ -230,6 +234,10 @@ def main() -> None:
         sys.exit(error.code)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(ExitCode.OK)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(ExitCode.OK)
+        message = f"error: {error.filename or 'file system'}: {error.strerror or error}; make it writable or name another folder"
+        errors.print(message, style="red", markup=False, highlight=False)
+        sys.exit(ExitCode.USAGE)

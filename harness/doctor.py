@@ -50,7 +50,7 @@ def examine(paths: Paths) -> list[Finding]:
                 sgl is not None,
                 "sgl-kernel",
                 sgl or "not installed",
-                "" if sgl else "make setup GPU_EXTRA=1, or see docs/gpu-hosts.md",
+                "" if sgl else "make setup TARGET=gpu, or see docs/gpu-hosts.md",
                 optional=True,
             )
         )

@@ -118,7 +118,7 @@ def capture(gpu: Gpu | None, before: GpuState | None = None) -> Environment:
     if gpu is not None:
         info = gpu.info.model_copy(update={"before": before, "after": gpu_state(gpu.index)})
     commit = output_of(["git", "rev-parse", "HEAD"], cwd=PROJECT)
-    changes = output_of(["git", "status", "--porcelain"], cwd=PROJECT)
+    changes = output_of(["git", "status", "--porcelain", "--", ".", ":!results"], cwd=PROJECT)
     return Environment(
         gpu=info,
         cpu=_cpu_name(),
@@ -147,7 +147,7 @@ def has_package(name: str) -> bool:
 
 
 def build_variables(capability: str | None, cache: Path) -> dict[str, str]:
-    """Environment variables that flashinfer-bench's builders need; what the user has set stays.
+    """Environment variables that flashinfer-bench's builders need; a target or CUDA_HOME that the user has set stays.
 
     Args:
         capability: compute capability to compile for, such as "9.0"; None: the builder decides.

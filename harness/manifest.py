@@ -37,13 +37,14 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """FlashInfer-Bench solution name, unique among the folders."""
     label: str | None = Field(default=None, min_length=1)
     """Short name, the column heading; default: the folder's name."""
     summary: str = Field(min_length=1)
     """One line, the "Key difference" column."""
-    author: str = Field(min_length=1)
+    author: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]*$")
+    """Like the name, it becomes a folder of the staged dataset."""
     definitions: list[str] = Field(min_length=1)
     """Definition names, or globs that match several of one family."""
     language: Literal["triton", "python", "cuda", "cpp", "tilelang"]

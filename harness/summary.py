@@ -1,5 +1,6 @@
 """The table that `bench` prints at the end."""
 
+from rich.markup import escape
 from rich.table import Table
 
 from harness.record import RunRecord, Status
@@ -19,7 +20,7 @@ def summary_table(record: RunRecord) -> Table:
             verdict = "SKIPPED"
         elif not timed:
             verdict = f"{'PASS' if passed == len(record.workloads) else 'FAIL'} {verdict}"
-        table.add_row(solution.label, verdict, *_figures(record, solution.name, timed))
+        table.add_row(escape(solution.label), verdict, *_figures(record, solution.name, timed))
     return table
 
 

@@ -52,6 +52,19 @@ def test_damaged_record(tmp_path: Path) -> None:
     refused(harness("report", tmp_path), "run.json", "schema")
 
 
+def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    write_solution(tmp_path, "a")
+    where = ("--solutions-dir", tmp_path, "--results-dir", "/proc/nowhere")
+    refused(harness("bench", "a", "--backend", "cpu", *where), "/proc/nowhere")
+
+
+def test_square_brackets_in_a_label_are_text(tmp_path: Path) -> None:
+    write_solution(tmp_path, "a", label="[red]a[/blue]")
+    done = harness("list", "--solutions-dir", tmp_path)
+    assert done.returncode == 0 and "[red]a[/blue]" in done.stdout
+    assert "[results/]" in harness("bench", "--help").stdout
+
+
 def test_dataset_path_that_is_none(tmp_path: Path) -> None:
     done = harness("dataset", "--out", tmp_path / "out", FIB_DATASET_PATH=str(tmp_path / "nowhere"))
     refused(done, "FIB_DATASET_PATH", "nowhere")
