@@ -237,10 +237,10 @@ class RunRecord(_Model):
         raise KeyError((solution, workload))
 
     def all_passed(self) -> bool:
-        """Whether every cell of the grid passed, leaving aside solutions that cannot run here."""
-        return not self.partial and all(
-            cell.status in (Status.PASSED, Status.SKIPPED) for cell in self.cells
-        )
+        """Whether every cell passed, leaving aside solutions that cannot run here; False if none could."""
+        statuses = {cell.status for cell in self.cells}
+        good = {Status.PASSED, Status.SKIPPED}
+        return not self.partial and Status.PASSED in statuses and statuses <= good
 
 
 def save_record(record: RunRecord, folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """One run from plan to report: the record is saved as cells come, and whole at the end."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -71,6 +72,12 @@ def execute(plan: Plan, command: list[str], console: Console) -> tuple[RunRecord
         for name, reason in plan.skipped.items():
             progress.note(f"{labels[name]}: SKIPPED, {reason}")
         try:
+            if plan.gpu is None and os.environ.get("FIB_DATASET_PATH"):
+                warning = (
+                    "FIB_DATASET_PATH was not used: the CPU backend has a small dataset of its own."
+                )
+                session.warnings.append(warning)
+                progress.note(warning)
             if plan.gpu:
                 session.before = gpu_state(plan.gpu.index)
                 session.warnings += _gpu_warnings(session.before)

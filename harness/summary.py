@@ -16,7 +16,9 @@ def summary_table(record: RunRecord) -> Table:
         cells = [c for c in record.cells if c.solution == solution.name]
         passed = sum(c.status is Status.PASSED for c in cells)
         verdict = f"{passed}/{len(record.workloads)}"
-        if all(c.status is Status.SKIPPED for c in cells):
+        if len(cells) < len(record.workloads):  # an interrupted run did not get there
+            verdict = f"INCOMPLETE {verdict}"
+        elif all(c.status is Status.SKIPPED for c in cells):
             verdict = "SKIPPED"
         elif not timed:
             verdict = f"{'PASS' if passed == len(record.workloads) else 'FAIL'} {verdict}"

@@ -41,6 +41,8 @@ def test_all_passed() -> None:
     ):
         cells = [record.cells[0].model_copy(update={"status": status}), *record.cells[1:]]
         assert record.model_copy(update={"cells": cells}).all_passed() is passed
+    skipped = [c.model_copy(update={"status": Status.SKIPPED}) for c in record.cells]
+    assert not record.model_copy(update={"cells": skipped}).all_passed()
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,13 @@ def test_cells_that_lack_are_said() -> None:
     assert rows["triton_v2"] == ["SKIPPED", "-", "-", "-", "-", "-"]
 
 
+def test_what_an_interrupted_run_did_not_reach() -> None:
+    cells = [c for c in RECORD.cells if c.solution != RECORD.solutions[3].name][:-1]
+    rows = shown(RECORD.model_copy(update={"cells": cells, "partial": True}))
+    assert rows["triton_v2"][0] == "INCOMPLETE 0/19" and rows["triton_v1"][0] == "INCOMPLETE 18/19"
+    assert rows["sglang_v1"][0] == "19/19"
+
+
 def test_without_speeds() -> None:
     cells = [
         c.model_copy(update={"speedup": None, "latency_ms": None, "matched_ratio": 0.97})
