@@ -4,7 +4,7 @@
 #include "params.cuh"
 #include "ptx.cuh"
 
-namespace moe {
+namespace hopper_v2 {
 
 constexpr int kCombineThreads = 256;
 
@@ -51,4 +51,4 @@ __global__ void __launch_bounds__(kCombineThreads) combine(const __grid_constant
   }
 }
 
-}  // namespace moe
+}  // namespace hopper_v2

@@ -9,7 +9,9 @@
 #define MOE_DEBUG 0
 #endif
 
-namespace moe {
+// The namespace bears the folder's name: static variables of inline functions are unique in a process, across all shared
+// libraries, so two solutions that are loaded together must not share one.
+namespace hopper_v2 {
 
 constexpr int kScaleBlock = 128;   // elements per scale, along K and along weight rows; also the K step of the pipeline
 constexpr int kBoxRows = 128;      // weight rows per TMA box
@@ -35,4 +37,4 @@ constexpr int kThreads = kConsumerThreads + 32 /* TMA warp */ + kRowLoaderThread
 
 constexpr float kFp8Max = 448.0f;
 
-}  // namespace moe
+}  // namespace hopper_v2

@@ -8,7 +8,7 @@
 
 #include "pipeline.cuh"
 
-namespace moe {
+namespace hopper_v2 {
 
 constexpr int kEpilogueBarrier = 1;  // 0 is __syncthreads
 
@@ -236,4 +236,4 @@ __device__ __forceinline__ void write_output(const Problem& p) {
   }
 }
 
-}  // namespace moe
+}  // namespace hopper_v2

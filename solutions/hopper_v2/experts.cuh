@@ -5,7 +5,7 @@
 
 #include "epilogue.cuh"
 
-namespace moe {
+namespace hopper_v2 {
 
 template <class S, bool kStorePairs, int N>
 __device__ __forceinline__ void run_segment(const Problem& p, const Plan& plan, int steps, Ring<S>& ring,
@@ -98,4 +98,4 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-}  // namespace moe
+}  // namespace hopper_v2

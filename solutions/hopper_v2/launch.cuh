@@ -6,7 +6,7 @@
 
 #include "params.cuh"
 
-namespace moe {
+namespace hopper_v2 {
 
 enum class Variant { kCols16, kCols64, kCols128 };
 
@@ -31,4 +31,4 @@ inline cudaLaunchAttribute overlap_predecessor() {
   return a;
 }
 
-}  // namespace moe
+}  // namespace hopper_v2

@@ -6,7 +6,7 @@
 #include "experts.cuh"
 #include "launch.cuh"
 
-namespace moe {
+namespace hopper_v2 {
 
 template <class S, bool kStorePairs>
 cudaError_t launch_experts(const Launch& l, const Problem& p, const CUtensorMap& w13, const CUtensorMap& w2) {
@@ -29,4 +29,4 @@ cudaError_t launch_experts(const Launch& l, const Problem& p, const CUtensorMap&
   return cudaLaunchKernelEx(&config, kernel, p, w13, w2);
 }
 
-}  // namespace moe
+}  // namespace hopper_v2

@@ -16,7 +16,7 @@
 #include "routing.cuh"
 #include "workspace.cuh"
 
-namespace moe {
+namespace hopper_v2 {
 
 using tvm::ffi::TensorView;
 
@@ -218,4 +218,4 @@ void debug_copy(int64_t what, TensorView dst) {
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(debug_copy, debug_copy);
 #endif
 
-}  // namespace moe
+}  // namespace hopper_v2

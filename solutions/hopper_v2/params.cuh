@@ -5,7 +5,7 @@
 
 #include "config.cuh"
 
-namespace moe {
+namespace hopper_v2 {
 
 // Counters of one call, all zeroed by the call itself before they are used.
 struct Control {
@@ -52,4 +52,4 @@ struct Problem {
 __host__ __device__ inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 __host__ __device__ inline int round_up(int a, int b) { return ceil_div(a, b) * b; }
 
-}  // namespace moe
+}  // namespace hopper_v2

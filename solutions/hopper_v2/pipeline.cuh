@@ -9,7 +9,7 @@
 #include "ptx.cuh"
 #include "wgmma.cuh"
 
-namespace moe {
+namespace hopper_v2 {
 
 template <int kMaxCols_, int kStages_>
 struct Shape {
@@ -260,4 +260,4 @@ __device__ __forceinline__ void accumulate(Ring<S>& ring, int steps, float (&acc
   }
 }
 
-}  // namespace moe
+}  // namespace hopper_v2

@@ -13,7 +13,7 @@
 
 #include "params.cuh"
 
-namespace moe {
+namespace hopper_v2 {
 
 struct Plan {
   int count[kMaxLocalExperts];
@@ -149,4 +149,4 @@ class Walk {
   int phase_, pos_, end_, expert_;
 };
 
-}  // namespace moe
+}  // namespace hopper_v2

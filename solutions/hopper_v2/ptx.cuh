@@ -7,7 +7,7 @@
 
 #include "config.cuh"
 
-namespace moe {
+namespace hopper_v2 {
 
 __device__ __forceinline__ uint32_t smem_addr(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
@@ -162,4 +162,4 @@ __device__ __forceinline__ void lower_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegs));
 }
 
-}  // namespace moe
+}  // namespace hopper_v2

@@ -6,7 +6,7 @@
 #include "params.cuh"
 #include "ptx.cuh"
 
-namespace moe {
+namespace hopper_v2 {
 
 // Unsigned key with the order of the float.
 __device__ __forceinline__ uint32_t order_key(float f) {
@@ -222,4 +222,4 @@ __global__ void __launch_bounds__(kRouteThreads) route_chunks(const __grid_const
   }
 }
 
-}  // namespace moe
+}  // namespace hopper_v2

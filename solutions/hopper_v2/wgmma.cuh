@@ -6,7 +6,7 @@
 
 #include "config.cuh"
 
-namespace moe {
+namespace hopper_v2 {
 
 // Shared-memory descriptor of a K-major operand in rows of 128 bytes, swizzled in atoms of 8 rows (1024 bytes, aligned).
 // Bits 0-13 address / 16, 16-29 leading offset (unused in this mode), 32-45 offset between atoms / 16, 62-63 swizzle.
@@ -189,4 +189,4 @@ struct Wgmma<128> {
   }
 };
 
-}  // namespace moe
+}  // namespace hopper_v2

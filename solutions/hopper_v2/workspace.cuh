@@ -20,7 +20,7 @@
                                   << cudaGetErrorString(moe_error);                                \
   } while (0)
 
-namespace moe {
+namespace hopper_v2 {
 
 // One growing allocation per (device, stream): calls on different streams may overlap, calls on one stream may not.
 class Workspace {
@@ -126,4 +126,4 @@ inline CUtensorMap encode_weights(const void* data, uint64_t rows, uint64_t cols
   return map;
 }
 
-}  // namespace moe
+}  // namespace hopper_v2
