@@ -1,10 +1,12 @@
 """The command line: `python -m harness`."""
 
+import errno
+import io
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,7 +17,7 @@ from harness import doctor as doctor_module
 from harness.bench import profile_solutions
 from harness.dataset import write_out
 from harness.definition import FULL, discover_definitions
-from harness.environment import find_gpus
+from harness.environment import visible_gpus
 from harness.errors import ExitCode, HarnessError
 from harness.manifest import discover, select
 from harness.paths import Paths, shown
@@ -31,11 +33,22 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-console = Console(soft_wrap=not sys.stdout.isatty())
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Go on in silence: a reader that has left, as with `| head`, must not end a run."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# Where it goes into a pipe or a file, nothing is cut to the width of a terminal that is not there.
+console = _Console() if sys.stdout.isatty() else _Console(soft_wrap=True, width=10_000)
 errors = Console(stderr=True, soft_wrap=True)
 
 SolutionsDir = Annotated[Path | None, typer.Option(help="Folder of solution folders [solutions/].")]
 ConfigsDir = Annotated[Path | None, typer.Option(help="Folder of profiles [configs/].")]
+GPU_HELP = "Which GPU, from 0, as nvidia-smi counts; among those of CUDA_VISIBLE_DEVICES if that is set [0]."
 ResultsDir = Annotated[Path | None, typer.Option(help="Folder of run folders [results/].")]
 
 
@@ -52,7 +65,7 @@ def bench(
         str | None,
         typer.Option(help="Ids, beginnings of ids, or T=57, T=1-80; separated by spaces."),
     ] = None,
-    gpu: Annotated[int, typer.Option(help="Index of the GPU, as nvidia-smi counts.")] = 0,
+    gpu: Annotated[int | None, typer.Option(help=GPU_HELP)] = None,
     run: Annotated[
         str | None, typer.Option(help="Name of the run's folder under results/.")
     ] = None,
@@ -91,7 +104,10 @@ def bench(
         f"{plan.gpu.info.name if plan.gpu else 'the CPU'}, {plan.dataset.info.kind} dataset, profile {profile}",
         highlight=False,
     )
-    signal.signal(signal.SIGTERM, _interrupt)  # a job scheduler's stop keeps the finished cells too
+    # A job scheduler's stop and a lost terminal keep the finished cells too; nohup stays in force.
+    for sig in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(sig) is signal.SIG_DFL:
+            signal.signal(sig, _interrupt)
     record, code = execute(plan, command_line(), console)
     console.print(summary_table(record))
     if record.backend == "cpu":
@@ -121,7 +137,7 @@ def profile(
     workloads: Annotated[
         str, typer.Option(help="As for bench; one per size class by default.")
     ] = "T=1 T=57 T=901 T=14107",
-    gpu: Annotated[int, typer.Option(help="Index of the GPU, as nvidia-smi counts.")] = 0,
+    gpu: Annotated[int | None, typer.Option(help=GPU_HELP)] = None,
     run: Annotated[
         str | None, typer.Option(help="Name of the folder under results/ for profile.json.")
     ] = None,
@@ -152,7 +168,7 @@ def profile(
 @app.command("list")
 def list_solutions(solutions_dir: SolutionsDir = None) -> None:
     """Show every solution, and whether it can run here."""
-    gpus = find_gpus()
+    gpus = visible_gpus()
     table = Table("solution", "name", "language", "state", "here")
     for variant in discover(_paths(solutions_dir).solutions):
         reason = unmet(variant, gpus[0] if gpus else None)
@@ -227,17 +243,34 @@ def _interrupt(*_: object) -> None:
 
 def main() -> None:
     """Entry point: errors become one line on stderr and the documented exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale without a character must not end a run
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
     except HarnessError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(error.code)
+        _fail(str(error), error.code)
     except KeyboardInterrupt:
-        sys.exit(ExitCode.INTERRUPTED)
+        code = ExitCode.INTERRUPTED
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(ExitCode.OK)
-        message = f"error: {error.filename or 'file system'}: {error.strerror or error}; make it writable or name another folder"
-        errors.print(message, style="red", markup=False, highlight=False)
-        sys.exit(ExitCode.USAGE)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        fix = "make room" if full else "make it writable or name another folder"
+        _fail(f"{error.filename or 'file system'}: {error.strerror or error}; {fix}")
+    except Exception as error:
+        # Typer brings its own copy of click or uses the one that is installed, as its version has it.
+        if not hasattr(error, "format_message"):
+            raise
+        message = error.format_message()
+        if type(error).__name__ == "NoArgsIsHelpError":  # no error: the message is the help
+            typer.echo(message)
+            sys.exit(ExitCode.USAGE)
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "python -m harness"
+        _fail(f"{message}; {command} --help says what it takes")
+    sys.exit(code)
+
+
+def _fail(message: str, code: ExitCode = ExitCode.USAGE) -> NoReturn:
+    line = " ".join(f"error: {message}".split())
+    errors.print(line, style="red", markup=False, highlight=False)
+    sys.exit(code)
