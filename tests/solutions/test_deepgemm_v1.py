@@ -19,6 +19,7 @@ from tests import moe_cases
 
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu runs the variants here"),
+    pytest.mark.usefixtures("poisoned_workspace"),
     # exp(-gate) may overflow to infinity, which gives the limit wanted.
     pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning"),
 ]
@@ -117,14 +118,7 @@ def product(x: torch.Tensor, sx: torch.Tensor, w: torch.Tensor, sw: torch.Tensor
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """The entry point of a fresh import, with poisoned buffers and the stand-in as `deep_gemm`."""
-    empty = torch.empty
-
-    def poisoned(*args: object, **kwargs: object) -> torch.Tensor:
-        tensor = empty(*args, **kwargs)
-        return tensor.fill_(0x7F) if tensor.dtype == torch.uint8 else moe_cases.poison(tensor)
-
-    monkeypatch.setattr(torch, "empty", poisoned)
+    """The entry point of a fresh import, with the stand-in as `deep_gemm`."""
     monkeypatch.setitem(sys.modules, "deep_gemm", DeepGemm("deep_gemm"))
     yield moe_cases.load_variant("deepgemm_v1")
 
