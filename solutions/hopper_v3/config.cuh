@@ -24,11 +24,11 @@ constexpr int kRoutedInside = 128;
 // Up to this many tokens every thread block routes all of them: two a warp take less time than asking the others.
 constexpr int kRoutedByAll = 24;
 // A GEMM1 tile is cut along K only with so few groups of tokens.
-constexpr int kMaxSplitGroups = 14;
+constexpr int kMaxSplitGroups = 10;
 
 // Up to this many active experts the weights leave the L2 first, so that a call does not wait for dirty lines of whoever ran
 // before it to be written back. With more experts that costs more than it saves.
-constexpr int kEvictFirstExperts = 7;
+constexpr int kEvictFirstExperts = 10;
 
 constexpr int kTopK = 8;
 constexpr int kNumExperts = 256;

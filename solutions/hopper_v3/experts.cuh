@@ -8,15 +8,20 @@
 
 namespace hopper_v3 {
 
-constexpr int kProducerBarrier = 2;
+constexpr int kProducerBarrier = 3;  // 1 and 2 are the teams'
+constexpr int kListsBarrier = 4;
 constexpr int kProducerThreads = kThreads - kConsumerThreads;
 
 template <class S, bool kInside, int N>
 __device__ __forceinline__ void run_segment(const Problem& p, const Plan& plan, const Lists& lists, int steps, Ring<S>& ring,
                                             EpilogueShared<S>& shared, uint8_t* staging) {
-  float acc[kBoxes][N / 2];
+  float acc[S::kBlocks][N / 2];
   accumulate<S, N>(ring, steps, acc);
-  const Segment& s = shared.segment[thread_index() / 32];
+  if constexpr (S::kTeams == 2) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) mbar_arrive(smem_addr(&ring.bars->turn[1 - threadIdx.x / S::kTeamThreads]));
+  }
+  const Segment& s = shared.segment[team_thread<S>() / 32];
   if (s.phase == 0) {
     if (complete_tile<S, N>(p, plan, s, shared, acc)) finish_gemm1<S, N>(p, s, shared, staging, acc);
   } else if constexpr (kInside) {
@@ -26,17 +31,36 @@ __device__ __forceinline__ void run_segment(const Problem& p, const Plan& plan, 
   }
 }
 
+// Teams take the thread block's items in turn. Before a team waits for stages of its item, the other one must be done with
+// those of the item before: a barrier's parity tells only neighbouring rounds of the ring apart.
 template <class S, bool kInside>
 __device__ __forceinline__ void consume(const Problem& p, const Plan& plan, ItemQueue& queue, const Lists& lists, Ring<S> ring,
-                                        EpilogueShared<S>& shared, uint8_t* staging) {
+                                        EpilogueShared<S> (&team_shared)[S::kTeams], uint8_t* staging) {
+  const int team = threadIdx.x / S::kTeamThreads;
+  EpilogueShared<S>& shared = team_shared[team];
+  staging += team * S::kStagingBytes;
+  const int warp = threadIdx.x / 32 % S::kTeamWarps;
+  int turn = 0;
+  int my_items = 0;
   QueueEnd in;
   for (int item; (item = in.pop(queue)) < plan.items;) {
     const Segment s = segment_of(p, plan, item, S::kStageK);
     const int cols = padded_columns<S::kMaxCols>(s.cols);
     const int steps = s.k1 - s.k0;
+    const bool mine = turn == team;
+    turn = turn + 1 == S::kTeams ? 0 : turn + 1;
+    if (!mine) {
+      ring.skip(steps);
+      continue;
+    }
     __syncwarp();
-    if (threadIdx.x % 32 == 0) shared.segment[threadIdx.x / 32] = s;
+    if (threadIdx.x % 32 == 0) shared.segment[warp] = s;
     __syncwarp();
+    if constexpr (S::kTeams == 2) {
+      const int before = my_items + team - 1;  // the very first item waits for nobody
+      if (before >= 0) mbar_wait(smem_addr(&ring.bars->turn[team]), before & 1);
+      ++my_items;
+    }
 #define MOE_CASE(n)                                                                    \
   case n:                                                                              \
     if constexpr (n <= S::kMaxCols && padded_columns<S::kMaxCols>(n) == n)             \
@@ -74,6 +98,28 @@ __device__ __forceinline__ void leave(const Problem& p, const Plan& plan, int& l
   if (id == 3) *p.zero.exits = 0;
 }
 
+// Asks for the sums that this call will add to. They have left the L2 since the last call, and once the weights stream, each
+// access to device memory waits in a queue of several microseconds.
+__device__ __forceinline__ void warm_sums(const Problem& p, const Plan& plan) {
+  constexpr int kLine = 32;  // floats
+  const int id = blockIdx.x * kThreads + threadIdx.x;
+  const int threads = gridDim.x * kThreads;
+  const int groups = plan.group_base[kMaxLocalExperts];
+  if (plan.pieces[0] > 1) {
+    // The first eight columns of each tile: more are rare with so few groups.
+    constexpr int kLines = kTileRows * 8 / kLine;
+    const int tiles = groups * tile_blocks(p, 0);
+    for (int i = id; i < tiles * kLines; i += threads) {
+      prefetch_l2(p.zero.partial + i / kLines * p.partial_slot + i % kLines * kLine);
+    }
+    for (int i = id; i < ceil_div(tiles, kLine); i += threads) prefetch_l2(p.zero.arrivals1 + i * kLine);
+  }
+  if (id == 0) prefetch_l2(p.zero.arrivals2);
+  if (id == 1) prefetch_l2(p.zero.ready);
+  const int lines = groups > 0 ? p.tokens * (p.hidden / kLine) : 0;
+  for (int i = id; i < lines; i += threads) prefetch_l2(p.zero.out_acc + static_cast<size_t>(i) * kLine);
+}
+
 // kTokens: most tokens that are routed inside, 0: routing came before.
 template <class S, int kTokens>
 __global__ void __launch_bounds__(kThreads, 1)
@@ -84,7 +130,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ Barriers barriers;
   __shared__ ItemQueue queue;
   __shared__ Plan plan;
-  __shared__ EpilogueShared<S> shared;
+  __shared__ EpilogueShared<S> shared[S::kTeams];
   __shared__ uint32_t row_offsets[S::kMaxCols];
   __shared__ int last_to_leave;
 
@@ -105,10 +151,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   if constexpr (kInside) {
     __shared__ Routed<kTokens> routed;
     route_inside(p, routed);
-    if (warp == 0) {
-      const int n = count_tokens(p, routed);
-      build_plan(plan, p, n, S::kMaxCols, S::kStageK, true);
-      list_tokens(p, routed, plan.row_base[lane]);
+    count_tokens(p, routed, plan.count);
+    __syncthreads();
+    if (warp == 0) build_plan(plan, p, plan.count[lane], S::kMaxCols, S::kStageK, true);
+    __syncthreads();
+    if (warp != kConsumerWarps) {  // that one starts to load weights, for which the plan is enough
+      list_tokens(p, routed, plan.row_base, warp < kConsumerWarps ? warp : warp - 1, kWarps - 1);
+      warm_sums(p, plan);
+      named_barrier<kThreads - 32>(kListsBarrier);
     }
     lists = Lists{routed.list_token, routed.list_weight, true};
   } else {
@@ -118,8 +168,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       build_plan(plan, p, n, S::kMaxCols, S::kStageK, false);
       if (blockIdx.x == 0 && lane < p.experts) p.row_base[lane] = plan.row_base[lane];
     }
+    __syncthreads();
   }
-  __syncthreads();
   if (kInside && plan.items == 0) {
     if (warp < kConsumerWarps) write_zeros(p);
   }
@@ -127,7 +177,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   Ring<S> ring(smem, &barriers);
   // Wide tiles need more registers than an even share. The block owns 168 x 384 of them (what the launch bounds allow), and
   // raising waits until enough are free: 224 x 256 + 56 x 128 is exactly that many.
-  constexpr bool kMoveRegisters = S::kMaxCols > 64;
+  constexpr bool kMoveRegisters = S::kMaxCols > 16;
   if (warp < kConsumerWarps) {
     if constexpr (kMoveRegisters) raise_registers<224>();
     consume<S, kInside>(p, plan, queue, lists, ring, shared, smem + S::kStagingAt);

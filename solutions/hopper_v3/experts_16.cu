@@ -4,7 +4,7 @@
 namespace hopper_v3 {
 
 cudaError_t launch_experts_16(const Launch& l, const Problem& p, const CUtensorMap& w13, const CUtensorMap& w2) {
-  return launch_experts<Shape<16, 2, 3>, 16>(l, p, w13, w2);
+  return launch_experts<Shape<16, 2, 3, 2>, 16>(l, p, w13, w2);
 }
 
 }  // namespace hopper_v3

@@ -22,10 +22,12 @@ namespace hopper_v3 {
 using tvm::ffi::TensorView;
 
 constexpr int kSmallTokens = 16;
+constexpr int kMediumTokens = 1200;  // 38 per expert on average: most experts still have at most 64
 
 inline Variant variant_for(int tokens) {
   if (tokens <= kSmallTokens) return Variant::kCols16;
-  return tokens <= kRoutedInside ? Variant::kCols64 : Variant::kCols128;
+  if (tokens <= kRoutedInside) return Variant::kCols64;
+  return tokens <= kMediumTokens ? Variant::kCols64Stored : Variant::kCols128;
 }
 
 struct Call {
@@ -58,7 +60,7 @@ void check_shape(const TensorView& t, const char* name, std::initializer_list<in
 }
 
 void launch_route(const Call& call) {
-  if (call.variant != Variant::kCols128) return;
+  if (is_inside(call.variant)) return;
   cudaLaunchConfig_t config{};
   config.blockDim = dim3(kRouteThreads);
   config.gridDim = dim3(ceil_div(call.problem.tokens, kRouteChunk));
@@ -74,6 +76,9 @@ void launch_experts(const Call& call) {
     case Variant::kCols64:
       MOE_CUDA(launch_experts_64(call.launch, call.problem, call.w13, call.w2));
       break;
+    case Variant::kCols64Stored:
+      MOE_CUDA(launch_experts_64_stored(call.launch, call.problem, call.w13, call.w2));
+      break;
     case Variant::kCols128:
       MOE_CUDA(launch_experts_128(call.launch, call.problem, call.w13, call.w2));
       break;
@@ -81,7 +86,7 @@ void launch_experts(const Call& call) {
 }
 
 void launch_combine(const Call& call) {
-  if (call.variant != Variant::kCols128) return;
+  if (is_inside(call.variant)) return;
   cudaLaunchAttribute attribute = overlap_predecessor();
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(call.problem.tokens);
@@ -164,8 +169,8 @@ Call prepare(TensorView logits, TensorView bias, TensorView x, TensorView x_scal
   const size_t zeroed = carve_zeroed(p, call.variant, nullptr);
   carve_zeroed(p, call.variant, workspace.zeroed.reserve(zeroed, true, stream));
   const uint32_t chunks = chunks_per_stage(call.variant);
-  call.w13 = encode_weights(w13.data_ptr(), L * 2 * I, H, chunks);
-  call.w2 = encode_weights(w2.data_ptr(), L * H, I, chunks);
+  call.w13 = weights_map(w13.data_ptr(), L * 2 * I, H, chunks);
+  call.w2 = weights_map(w2.data_ptr(), L * H, I, chunks);
   return call;
 }
 

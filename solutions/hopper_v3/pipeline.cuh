@@ -11,11 +11,18 @@
 
 namespace hopper_v3 {
 
-template <int kMaxCols_, int kChunks_, int kStages_>
+// kTeams: 2 lets each warpgroup multiply whole tiles, so that one's epilogue overlaps the other's products; 1 lets both share
+// a tile, for which wide ones need the registers of both.
+template <int kMaxCols_, int kChunks_, int kStages_, int kTeams_>
 struct Shape {
   static constexpr int kMaxCols = kMaxCols_;
   static constexpr int kChunks = kChunks_;
   static constexpr int kStages = kStages_;
+  static constexpr int kTeams = kTeams_;
+  static constexpr int kTeamWarps = kConsumerWarps / kTeams;
+  static constexpr int kTeamThreads = kConsumerThreads / kTeams;
+  static constexpr int kHalves = kTeams;  // 64-row halves of a box that one warpgroup multiplies
+  static constexpr int kBlocks = kHalves * kBoxes;
   static constexpr int kStageK = kChunks * kScaleBlock;
   static constexpr int kBoxBytes = kChunks * kChunkBytes;
   static constexpr int kWeightBytes = kBoxes * kBoxBytes;
@@ -26,8 +33,8 @@ struct Shape {
   static constexpr int kScalesAt = kStages * kStageBytes;  // per chunk: [kMaxCols] token scales, [4] weight scales
   static constexpr int kScaleFloats = kMaxCols + 4;
   static constexpr int kStagingAt = kScalesAt + kStages * kChunks * kScaleFloats * 4;
-  static constexpr int kStagingBytes = kMaxCols * kStagePitch;
-  static constexpr int kBytes = kStagingAt + kStagingBytes;
+  static constexpr int kStagingBytes = kMaxCols * kStagePitch;  // of one team
+  static constexpr int kBytes = kStagingAt + kTeams * kStagingBytes;
   static_assert(kColumnBytes % 1024 == 0, "swizzle atoms");
   static_assert(kScalesAt % 16 == 0 && kStagingAt % 16 == 0, "vector access");
 };
@@ -36,6 +43,7 @@ struct Barriers {
   static constexpr int kMaxStages = 8;
   uint64_t full[kMaxStages];
   uint64_t empty[kMaxStages];
+  uint64_t turn[2];  // of a team: the other one has read the stages of the item before
 };
 
 // Who the tokens of an item are: shared memory where routing happens inside, device memory otherwise.
@@ -73,14 +81,22 @@ struct Ring {
       parity ^= 1;
     }
   }
+  // Past `count` stages that the other team takes.
+  __device__ __forceinline__ void skip(int count) {
+    const int at = stage + count;
+    const int rounds = at / S::kStages;
+    stage = at - rounds * S::kStages;
+    parity ^= rounds & 1;
+  }
 };
 
 template <class S>
 __device__ __forceinline__ void init_barriers(Barriers& b) {
   for (int i = 0; i < S::kStages; ++i) {
     mbar_init(smem_addr(&b.full[i]), 1 + kRowLoaderThreads + kScaleLoaderThreads);
-    mbar_init(smem_addr(&b.empty[i]), kConsumerWarps);
+    mbar_init(smem_addr(&b.empty[i]), S::kTeamWarps);
   }
+  for (uint64_t& t : b.turn) mbar_init(smem_addr(&t), S::kTeamWarps);
 }
 
 // Draws items and loads their weights; one warp, of which one lane does both. Nothing here depends on results of this
@@ -246,58 +262,66 @@ __device__ __forceinline__ void multiply(float (&partial)[N / 2], uint64_t a, ui
   for (int k = 0; k < kScaleBlock / 32; ++k) Wgmma<N>::mma(partial, a + k * kStep, b + k * kStep, k != 0);
 }
 
-// Accumulates the segment's stages into acc[box]. Warpgroup g multiplies rows 64 g .. 64 g + 63 of either box, so that in
-// GEMM1 a thread holds the up and the gate value of the same element. The tensor core's fp8 accumulation is exact enough
-// for one scale block only; across blocks the sum is kept in fp32 registers.
+// Accumulates the segment's stages into acc[half * kBoxes + box]. Sharing a tile, warpgroup g multiplies rows 64 g .. 64 g + 63
+// of either box; alone, a warpgroup multiplies both halves. Either way a thread holds the up and the gate value of the same
+// element in GEMM1. The tensor core's fp8 accumulation is exact enough for one scale block only; across blocks the sum is
+// kept in fp32 registers.
 template <class S, int N>
-__device__ __forceinline__ void accumulate(Ring<S>& ring, int steps, float (&acc)[kBoxes][N / 2]) {
-  const int group = threadIdx.x / 128;
+__device__ __forceinline__ void accumulate(Ring<S>& ring, int steps, float (&acc)[S::kBlocks][N / 2]) {
+  constexpr uint64_t kBox = S::kBoxBytes >> 4;
+  constexpr uint64_t kHalf = 64 * kScaleBlock >> 4;
+  constexpr uint64_t kChunk = kChunkBytes >> 4;
+  constexpr uint64_t kColumnChunk = S::kColumnBytes >> 4;
+  // Partial sums that are in registers at the same time.
+  constexpr bool kStage = S::kChunks * S::kBlocks * N <= 128;
+  const int first_half = S::kTeams == 1 ? threadIdx.x / 128 : 0;
 #pragma unroll
-  for (int b = 0; b < kBoxes; ++b) {
+  for (int b = 0; b < S::kBlocks; ++b) {
 #pragma unroll
     for (int i = 0; i < N / 2; ++i) acc[b][i] = 0.0f;
   }
-  constexpr uint64_t kBox = S::kBoxBytes >> 4;
-  constexpr uint64_t kChunk = kChunkBytes >> 4;
-  constexpr uint64_t kColumnChunk = S::kColumnBytes >> 4;
 #pragma unroll 1
   for (int step = 0; step < steps; ++step) {
     ring.wait_full();
     fence_async_shared();  // token rows came by cp.async
-    const uint64_t a = operand_descriptor(ring.weights() + group * 64 * kScaleBlock);
+    const uint64_t a = operand_descriptor(ring.weights()) + first_half * kHalf;
     const uint64_t b = operand_descriptor(ring.columns());
     const float* scales = ring.scales();
-    if constexpr (N * S::kChunks <= 64) {
-      float partial[S::kChunks][kBoxes][N / 2];
+    if constexpr (kStage) {
+      float partial[S::kChunks][S::kBlocks][N / 2];
       wgmma_begin();
 #pragma unroll
       for (int c = 0; c < S::kChunks; ++c) {
-        multiply<N>(partial[c][0], a + c * kChunk, b + c * kColumnChunk);
-        multiply<N>(partial[c][1], a + kBox + c * kChunk, b + c * kColumnChunk);
+#pragma unroll
+        for (int k = 0; k < S::kBlocks; ++k) {
+          multiply<N>(partial[c][k], a + k % kBoxes * kBox + k / kBoxes * kHalf + c * kChunk, b + c * kColumnChunk);
+        }
       }
       wgmma_commit();
       wgmma_wait<0>();
 #pragma unroll
       for (int c = 0; c < S::kChunks; ++c) {
+        const float* chunk_scales = scales + c * S::kScaleFloats;
 #pragma unroll
-        for (int box = 0; box < kBoxes; ++box) {
-          pin_registers(partial[c][box]);
-          promote<N>(acc[box], partial[c][box], scales + c * S::kScaleFloats, scales[c * S::kScaleFloats + S::kMaxCols + box]);
+        for (int k = 0; k < S::kBlocks; ++k) {
+          pin_registers(partial[c][k]);
+          promote<N>(acc[k], partial[c][k], chunk_scales, chunk_scales[S::kMaxCols + k % kBoxes]);
         }
       }
     } else {
-      // Registers hold one box's partial sums at a time; the other warpgroup keeps the tensor cores busy meanwhile.
+      // One block at a time; the other warpgroup keeps the tensor cores busy meanwhile.
 #pragma unroll
       for (int c = 0; c < S::kChunks; ++c) {
+        const float* chunk_scales = scales + c * S::kScaleFloats;
 #pragma unroll
-        for (int box = 0; box < kBoxes; ++box) {
+        for (int k = 0; k < S::kBlocks; ++k) {
           float partial[N / 2];
           wgmma_begin();
-          multiply<N>(partial, a + box * kBox + c * kChunk, b + c * kColumnChunk);
+          multiply<N>(partial, a + k % kBoxes * kBox + k / kBoxes * kHalf + c * kChunk, b + c * kColumnChunk);
           wgmma_commit();
           wgmma_wait<0>();
           pin_registers(partial);
-          promote<N>(acc[box], partial, scales + c * S::kScaleFloats, scales[c * S::kScaleFloats + S::kMaxCols + box]);
+          promote<N>(acc[k], partial, chunk_scales, chunk_scales[S::kMaxCols + k % kBoxes]);
         }
       }
     }

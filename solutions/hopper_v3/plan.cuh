@@ -29,10 +29,10 @@ __device__ __forceinline__ int tile_blocks(const Problem& p, int phase) {
   return phase ? ceil_div(p.hidden, kTileRows) : p.inter / kScaleBlock;
 }
 
-// Pieces per tile. Few groups make few tiles: they are cut until each multiprocessor gets a handful of items. Many small
-// pieces cost more than a multiprocessor that idles at the end: the others then have the memory for themselves.
+// Pieces per tile. Few groups make few tiles: they are cut until each multiprocessor gets a handful of items. More pieces
+// than that cost more than a multiprocessor that idles at the end: the others then have the memory for themselves.
 __device__ __forceinline__ int gemm1_pieces(int groups) {
-  return groups <= 2 ? 14 : groups <= 4 ? 7 : groups <= 8 ? 4 : groups <= kMaxSplitGroups ? 2 : 1;
+  return groups <= 2 ? 14 : groups <= 8 ? 7 : groups <= kMaxSplitGroups ? 2 : 1;
 }
 __device__ __forceinline__ int gemm2_pieces(int groups) { return groups <= 2 ? 8 : groups <= 4 ? 4 : 2; }
 

@@ -128,11 +128,21 @@ __device__ __forceinline__ void route_inside(const Problem& p, Routed<kTokens>& 
   int expert;
   float weight;
   if (kTokens <= kRoutedByAll || p.tokens <= kRoutedByAll) {
-    if (warp < p.tokens) load_bias(p.bias, bias);
-    for (int t = warp; t < p.tokens; t += kWarps) {
-      load_logits(p, t, raw);
-      route_token(raw, bias, p.scaling, expert, weight);
-      store_record(p, expert, weight, r.mask + t, r.weight + t * kTopK);
+    constexpr int kRounds = (kRoutedByAll + kWarps - 1) / kWarps;
+    float4 rows[kRounds][2] = {};  // all loads before the first use
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) {
+      const int t = warp + i * kWarps;
+      if (t < p.tokens) load_logits(p, t, rows[i]);
+    }
+    load_bias(p.bias, bias);
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) {
+      const int t = warp + i * kWarps;
+      if (t < p.tokens) {
+        route_token(rows[i], bias, p.scaling, expert, weight);
+        store_record(p, expert, weight, r.mask + t, r.weight + t * kTopK);
+      }
     }
     __syncthreads();
     return;
@@ -158,26 +168,37 @@ __device__ __forceinline__ void route_inside(const Problem& p, Routed<kTokens>& 
   __syncthreads();
 }
 
-// One warp, lane e for expert e: tokens of the expert.
+// Tokens per expert, experts dealt out to the warps. `counts` is shared memory, [kMaxLocalExperts].
 template <int kTokens>
-__device__ __forceinline__ int count_tokens(const Problem& p, const Routed<kTokens>& r) {
-  int n = 0;
-#pragma unroll 4
-  for (int t = 0; t < p.tokens; ++t) n += r.mask[t] >> (threadIdx.x % 32) & 1;
-  return n;
+__device__ __forceinline__ void count_tokens(const Problem& p, const Routed<kTokens>& r, int* counts) {
+  const int lane = threadIdx.x % 32;
+  for (int e = threadIdx.x / 32; e < kMaxLocalExperts; e += kWarps) {
+    int n = 0;
+    for (int t = lane; t < round_up(p.tokens, 32); t += 32) {
+      n += __popc(__ballot_sync(~0u, t < p.tokens && r.mask[t] >> e & 1));
+    }
+    if (lane == 0) counts[e] = n;
+  }
 }
 
-// Likewise: the expert's list, from place `at`.
+// The lists, each from its place in `row_base`, experts dealt out to `workers` warps.
 template <int kTokens>
-__device__ __forceinline__ void list_tokens(const Problem& p, Routed<kTokens>& r, int at) {
+__device__ __forceinline__ void list_tokens(const Problem& p, Routed<kTokens>& r, const int* row_base, int worker,
+                                            int workers) {
   const int lane = threadIdx.x % 32;
-#pragma unroll 4
-  for (int t = 0; t < p.tokens; ++t) {
-    const uint32_t mask = r.mask[t];
-    if (mask >> lane & 1) {
-      r.list_token[at] = t;
-      r.list_weight[at] = r.weight[t * kTopK + __popc(mask & ((1u << lane) - 1))];
-      ++at;
+  for (int e = worker; e < kMaxLocalExperts; e += workers) {
+    int at = row_base[e];
+    if (at == row_base[e + 1]) continue;
+    for (int t = lane; t < round_up(p.tokens, 32); t += 32) {
+      const uint32_t mask = t < p.tokens ? r.mask[t] : 0u;
+      const bool mine = mask >> e & 1;
+      const unsigned all = __ballot_sync(~0u, mine);
+      if (mine) {
+        const int place = at + __popc(all & ((1u << lane) - 1));
+        r.list_token[place] = t;
+        r.list_weight[place] = r.weight[t * kTopK + __popc(mask & ((1u << e) - 1))];
+      }
+      at += __popc(all);
     }
   }
 }

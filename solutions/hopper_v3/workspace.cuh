@@ -77,7 +77,7 @@ class Carver {
 // Fill in the workspace pointers of `p` from `base`; return the bytes needed.
 inline size_t carve_zeroed(Problem& p, Variant variant, uint8_t* base) {
   const int cols = max_columns(variant);
-  const bool inside = variant != Variant::kCols128;
+  const bool inside = is_inside(variant);
   const size_t T = p.tokens, L = p.experts, H = p.hidden, I = p.inter;
   const size_t pairs = T * (p.experts < kTopK ? p.experts : kTopK);
   const size_t groups = pairs / cols + L;
@@ -102,7 +102,7 @@ inline size_t carve_zeroed(Problem& p, Variant variant, uint8_t* base) {
 }
 
 inline size_t carve_scratch(Problem& p, Variant variant, uint8_t* base) {
-  const bool inside = variant != Variant::kCols128;
+  const bool inside = is_inside(variant);
   const size_t T = p.tokens, L = p.experts, H = p.hidden, I = p.inter;
   const size_t pairs = T * (p.experts < kTopK ? p.experts : kTopK);
   Carver c(base);
@@ -145,6 +145,25 @@ inline CUtensorMap encode_weights(const void* data, uint64_t rows, uint64_t cols
     TVM_FFI_THROW(RuntimeError) << "cuTensorMapEncodeTiled(" << rows << " x " << cols << "): error " << static_cast<int>(r);
   }
   return map;
+}
+
+// The same from a small cache. A map is a function of the address and the sizes alone. The caller holds the lock.
+inline CUtensorMap weights_map(const void* data, uint64_t rows, uint64_t cols, uint32_t chunks) {
+  struct Entry {
+    const void* data = nullptr;
+    uint64_t rows = 0, cols = 0;
+    uint32_t chunks = 0;
+    CUtensorMap map;
+  };
+  static Entry entries[16];
+  static int oldest = 0;
+  for (const Entry& e : entries) {
+    if (e.data == data && e.rows == rows && e.cols == cols && e.chunks == chunks) return e.map;
+  }
+  Entry& e = entries[oldest];
+  oldest = (oldest + 1) % 16;
+  e = Entry{data, rows, cols, chunks, encode_weights(data, rows, cols, chunks)};
+  return e.map;
 }
 
 }  // namespace hopper_v3
