@@ -23,7 +23,7 @@ NUM_GROUPS = 8
 TOP_K = 8
 BLOCK = 128
 SCALING = 2.5
-VARIANTS = ("sglang_v1", "sglang_v2", "triton_v1", "triton_v2")
+VARIANTS = ("sglang_v1", "sglang_v2", "triton_v1", "triton_v2", "triton_v3", "sglang_triton")
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn)
 
 _counter = itertools.count()
@@ -79,6 +79,11 @@ def load_variant(folder: str) -> Callable[..., None]:
     package.__path__ = [str(path)]
     sys.modules[name] = package
     return getattr(importlib.import_module(f"{name}.{file.removesuffix('.py')}"), function)
+
+
+def module(run: Callable[..., None], name: str) -> ModuleType:
+    """A source of the folder that `run` was loaded from: its functions and tables."""
+    return sys.modules[run.__module__.replace(".main", f".{name}")]
 
 
 def _build(variant: manifest_module.Variant) -> Callable[..., None]:
