@@ -127,7 +127,7 @@ def report(
     """
     folder = Path(run)
     if not folder.exists():
-        folder = _paths(results=results_dir).results / run
+        folder = _paths(results=results_dir).results / run.removeprefix("results/")
     console.print(f"Report: {shown(write_report(folder))}", highlight=False)
 
 
@@ -266,7 +266,7 @@ def main() -> None:
             sys.exit(ExitCode.USAGE)
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "python -m harness"
-        _fail(f"{message}; {command} --help says what it takes")
+        _fail(f"{message.rstrip('.')}; {command} --help says what it takes")
     sys.exit(code)
 
 

@@ -39,18 +39,18 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", examples=["triton_fused_moe_v2"])
     """FlashInfer-Bench solution name, unique among the folders."""
     label: str | None = Field(default=None, min_length=1)
     """Short name, the column heading; default: the folder's name."""
     summary: str = Field(min_length=1)
     """One line, the "Key difference" column."""
-    author: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]*$")
+    author: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]*$", examples=["jane_doe"])
     """Like the name, it becomes a folder of the staged dataset."""
     definitions: list[str] = Field(min_length=1)
     """Definition names, or globs that match several of one family."""
     language: Literal["triton", "python", "cuda", "cpp", "tilelang"]
-    entry_point: str = Field(pattern=r"^[^:]+::[A-Za-z_]\w*$")
+    entry_point: str = Field(pattern=r"^[^:]+::[A-Za-z_]\w*$", examples=["main.py::run"])
     """`file::function`."""
     destination_passing_style: bool
     """True: the function gets its output as last argument. False: it returns it."""

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness.errors import HarnessError
 from harness.yamlfile import load_model
 
 
@@ -52,4 +53,6 @@ def load_profile(configs: Path, name: str) -> Profile:
     Raises:
         HarnessError: no such profile (the existing ones are named), or a key is missing, unknown or of a wrong type.
     """
+    if Path(name).name != name:
+        raise HarnessError(f"PROFILE: '{name}' is no name of a file; copy it to {configs}")
     return load_model(configs / f"{name}.yaml", Profile, what="profile")

@@ -64,4 +64,7 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
         return f"is not known; {fix}"
     if error["type"] == "missing":
         return "is missing; add it"
+    field = model.model_fields.get(str(error["loc"][0]))
+    if error["type"] == "string_pattern_mismatch" and field and field.examples:
+        return f"must look like '{field.examples[0]}', got {error['input']!r:.60}"
     return f"{error['msg']}, got {error['input']!r:.60}"

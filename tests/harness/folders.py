@@ -57,8 +57,22 @@ def harness(
     *args: str | Path, stub_gpu: bool = False, timeout: float = 300, **extra: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m harness ARGS` from the project's root."""
+    return _run([sys.executable, "-m", "harness", *args], stub_gpu, timeout, extra)
+
+
+def harness_with_small_files(
+    kib: int, *args: str | Path, stub_gpu: bool = False, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """The same where no file can grow beyond `kib` KiB: the nearest thing to a full disk that needs no disk."""
+    limited = ["bash", "-c", f'ulimit -f {kib} && exec "$@"', "bash"]
+    return _run([*limited, sys.executable, "-m", "harness", *args], stub_gpu, timeout, {})
+
+
+def _run(
+    command: list[str | Path], stub_gpu: bool, timeout: float, extra: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "harness", *map(str, args)],
+        list(map(str, command)),
         cwd=PROJECT,
         env=environment(stub_gpu, **extra),
         capture_output=True,

@@ -1,13 +1,23 @@
 """The command line: errors are one line on stderr with the documented exit code, and never a traceback."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from harness.paths import PROJECT
-from tests.harness.folders import harness, write_solution
+from harness.record import load_record
+from tests.harness.folders import (
+    environment,
+    harness,
+    harness_with_small_files,
+    stub,
+    write_solution,
+)
+
+RUN = PROJECT / "results" / "2026-02-02-b200"
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -28,7 +38,16 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         (["bench", "--run", "../x"], ["RUN", "../x"]),
         (["bench", "--definition", "moe"], ["moe", "there are"]),
         (["bench", "--backend", "gpu"], ["GPU", "none"]),
-        (["report", "results/none"], ["run.json", "no such record"]),
+        (["bench", "--profile", "../configs/seed"], ["PROFILE", "../configs/seed", "copy it to"]),
+        (["report", "results/none"], ["results/none/run.json", "no such record"]),
+        (["report", "README.md"], ["README.md/run.json", "no such record"]),
+        # What typer finds out has the same form as what the harness finds out.
+        (["bench", "--gpu", "zero"], ["--gpu", "integer", "bench --help"]),
+        (["bench", "--gpu"], ["--gpu", "requires an argument", "--help"]),
+        (["bench", "--backend", "tpu"], ["--backend", "'auto', 'gpu', 'cpu'"]),
+        (["bench", "--profil", "seed"], ["--profil", "bench --help"]),
+        (["report"], ["Missing argument", "report --help"]),
+        (["bensh"], ["bensh", "--help"]),
     ],
 )
 def test_bad_arguments(args: list[str], words: list[str]) -> None:
@@ -43,6 +62,71 @@ def test_definition_that_the_solution_does_not_fit(tmp_path: Path) -> None:
         "'definitions'",
         "rmsnorm_*",
     )
+
+
+def test_a_name_that_two_folders_share(tmp_path: Path) -> None:
+    """Whichever command meets it: `b` would be one folder's label and the other's name."""
+    write_solution(tmp_path, "a", label="b")
+    write_solution(tmp_path, "b")
+    for command in (["list"], ["bench", "a"], ["dataset", "--out", tmp_path / "out"]):
+        done = harness(*command, "--solutions-dir", tmp_path)
+        refused(done, "a/manifest.yaml: key 'label': 'b' is taken by", "b/manifest.yaml")
+
+
+def test_no_command_is_the_help() -> None:
+    done = harness()
+    assert done.returncode == 2 and done.stderr == ""
+    for command in ("bench", "report", "doctor"):
+        assert command in done.stdout
+
+
+def test_any_locale(tmp_path: Path) -> None:
+    """Files are UTF-8 whatever the locale; a terminal that lacks a character gets '?' for it."""
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    folder = tmp_path / RUN.name
+    folder.mkdir()
+    (folder / "run.json").write_bytes((RUN / "run.json").read_bytes())
+    done = harness("report", folder, **ascii_only)
+    assert done.returncode == 0, done.stderr
+    expected = (RUN / "comparison.md").read_bytes()
+    assert not expected.isascii() and (folder / "comparison.md").read_bytes() == expected
+    write_solution(tmp_path / "solutions", "a", label="größer")
+    listed = harness("list", "--solutions-dir", tmp_path / "solutions", **ascii_only)
+    assert listed.returncode == 0 and "gr??er" in listed.stdout, listed.stderr
+
+
+def test_a_reader_that_leaves_ends_nothing(tmp_path: Path) -> None:
+    """As with `| head -1`: no traceback, and a run goes on to its report."""
+    write_solution(tmp_path / "solutions", "a", stub("wait 0.5 2.0"))
+    where = ("--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results")
+    for args in (["list"], ["bench", "a", "--workloads", "T=1-7", "--run", "r", *where]):
+        with subprocess.Popen(
+            [sys.executable, "-m", "harness", *map(str, args)],
+            cwd=PROJECT,
+            env=environment(stub_gpu=True),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout and process.stderr
+            if args[0] == "bench":
+                process.stdout.readline()
+            process.stdout.close()
+            assert (process.stderr.read(), process.wait(timeout=60)) == ("", 0), args
+    assert load_record(tmp_path / "results" / "r").all_passed()
+    assert (tmp_path / "results" / "r" / "comparison.md").exists()
+
+
+def test_no_room_for_a_report(tmp_path: Path) -> None:
+    """The old page stays as it was."""
+    folder = tmp_path / "r"
+    folder.mkdir()
+    (folder / "run.json").write_bytes((RUN / "run.json").read_bytes())
+    (folder / "comparison.md").write_text("old")
+    done = harness_with_small_files(4, "report", folder)
+    refused(done, str(folder / "comparison.md"), "too large", "make room")
+    assert sorted(p.name for p in folder.iterdir()) == ["comparison.md", "run.json"]
+    assert (folder / "comparison.md").read_text() == "old"
 
 
 def test_damaged_record(tmp_path: Path) -> None:
@@ -76,16 +160,7 @@ def test_without_flashinfer_bench(tmp_path: Path) -> None:
         "import importlib.util as u\nfind = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name == 'flashinfer_bench' else find(name, *a)\n"
     )
-    from tests.harness import folders
-
-    env = folders.environment(PYTHONPATH=str(tmp_path))
-    done = subprocess.run(
-        [folders.sys.executable, "-m", "harness", "bench"],
-        cwd=PROJECT,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
+    done = harness("bench", PYTHONPATH=str(tmp_path))
     refused(done, "flashinfer-bench", "make setup")
 
 
@@ -94,11 +169,8 @@ def test_dataset_runs_with_plain_flashinfer_bench(tmp_path: Path) -> None:
     out = tmp_path / "root"
     done = harness("dataset", "--out", out, "--definition", _small())
     assert done.returncode == 0, done.stderr
-    env_bin = Path(__import__("sys").executable).parent / "flashinfer-bench"
-    from tests.harness.folders import environment
-
     run = subprocess.run(
-        [env_bin, "run", "--local", out],
+        [Path(sys.executable).parent / "flashinfer-bench", "run", "--local", out],
         env=environment(stub_gpu=True),
         capture_output=True,
         text=True,

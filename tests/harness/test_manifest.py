@@ -23,7 +23,7 @@ from tests.harness.folders import REFERENCE, write_solution
         ({"sources": ["main.py", "main.py"]}, ["listed twice"]),
         ({"entry_point": "main.py::walk"}, ["'entry_point'", "has no 'walk'"]),
         ({"entry_point": "other.py::run"}, ["'entry_point'", "other.py is not among"]),
-        ({"entry_point": "main.py"}, ["'entry_point'"]),
+        ({"entry_point": "main.py"}, ["'entry_point'", "must look like 'main.py::run'"]),
         ({"language": "fortran"}, ["'language'"]),
         ({"name": ".."}, ["'name'"]),
         ({"name": "--help"}, ["'name'"]),
