@@ -61,11 +61,11 @@ def harness(
 
 
 def harness_with_small_files(
-    kib: int, *args: str | Path, stub_gpu: bool = False, timeout: float = 300
+    kib: int, *args: str | Path, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """The same where no file can grow beyond `kib` KiB: the nearest thing to a full disk that needs no disk."""
+    """The same where no file can grow beyond `kib` KiB."""
     limited = ["bash", "-c", f'ulimit -f {kib} && exec "$@"', "bash"]
-    return _run([*limited, sys.executable, "-m", "harness", *args], stub_gpu, timeout, {})
+    return _run([*limited, sys.executable, "-m", "harness", *args], False, timeout, {})
 
 
 def _run(

@@ -10,16 +10,9 @@ from pathlib import Path
 import pytest
 from flashinfer_bench.data import Trace
 
-from harness.definition import SMALL
 from harness.paths import PROJECT
 from harness.record import Cell, RunRecord, Status, load_record
-from tests.harness.folders import (
-    environment,
-    harness,
-    harness_with_small_files,
-    stub,
-    write_solution,
-)
+from tests.harness.folders import environment, harness, stub, write_solution
 
 TWO = "T=1-7"  # the two smallest workloads
 
@@ -186,26 +179,25 @@ def test_interruption_keeps_finished_cells(tmp_path: Path, sig: signal.Signals) 
 
 def test_a_full_disk_keeps_the_finished_cells(tmp_path: Path) -> None:
     """The traces of the second call do not fit; the record and the report of what was finished are there."""
-    root, results = tmp_path / "solutions", tmp_path / "results"
-    write_solution(root, "a", stub("passed 2.0"))
-    write_solution(root, "b", stub("status RUNTIME_ERROR " + 400_000 * "x"))
-    done = harness_with_small_files(
-        *(600, "bench", "a", "b", "--workloads", "T=1-7", "--run", "r", "--definition", SMALL),
-        *("--solutions-dir", root, "--results-dir", results),
+    write_solution(tmp_path / "solutions", "a", stub("passed 2.0"))
+    done = harness(
+        *("bench", "a", "--workloads", "T=1-16", "--run", "r"),
+        *("--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results"),
         stub_gpu=True,
+        STUB_DISK="traces.jsonl 2000",  # one trace has about 1,200 bytes
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stdout + done.stderr
-    for words in (
-        "r/traces.jsonl: File too large",
-        "make room",
-        "has the cells that were finished",
-    ):
+    full = "r/traces.jsonl: No space left on device"
+    for words in (full, "make room", "has the cells that were finished"):
         assert words in done.stderr
-    record = load_record(results / "r")
-    assert record.partial and any("traces.jsonl: File too large" in w for w in record.warnings)
-    assert [c.speedup for c in cells_of(record, "a")] == [2.0, 2.0]
-    assert "artial" in (results / "r" / "comparison.md").read_text()
-    assert len((results / "r" / "traces.jsonl").read_text().splitlines()) == 2  # of the first call
+    folder = tmp_path / "results" / "r"
+    record = load_record(folder)
+    assert record.partial and any(full in warning for warning in record.warnings)
+    assert len(record.cells) > 1 and {c.speedup for c in record.cells} == {2.0}
+    assert "artial" in (folder / "comparison.md").read_text()
+    # The traces of the first call are whole, and nothing half-written is left.
+    assert len((folder / "traces.jsonl").read_text().splitlines()) == 1
+    assert sorted(p.name for p in folder.iterdir()) == ["comparison.md", "run.json", "traces.jsonl"]
 
 
 def test_existing_run_name_and_gpu_index(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ line `# stub: WORD...`:
     wait SECONDS SPEEDUP
 
 STUB_LOG names a file that keeps the CUDA_VISIBLE_DEVICES of each runner.
+STUB_DISK is a file's name and how many bytes the disk has for it, which any process of ours is told at fsync.
 """
 
 import os
@@ -117,6 +118,25 @@ def _install():
 
     benchmark.TraceSet.add_traces = add_and_repeat
 
+
+def _limit_disk(name, size):
+    import errno
+
+    fsync = os.fsync
+
+    def checked(file):
+        descriptor = file if isinstance(file, int) else file.fileno()
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        if f".{name}." in path and os.fstat(descriptor).st_size > size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    os.fsync = checked
+
+
+if "STUB_DISK" in os.environ:
+    _name, _size = os.environ["STUB_DISK"].split()
+    _limit_disk(_name, int(_size))
 
 if len(sys.orig_argv) > 1 and sys.orig_argv[1].endswith("flashinfer-bench"):
     _install()
