@@ -24,6 +24,15 @@ TOP_K = 8
 BLOCK = 128
 SCALING = 2.5
 VARIANTS = ("sglang_v1", "sglang_v2", "triton_v1", "triton_v2", "triton_v3", "sglang_triton")
+SHAPED = (
+    ("no_local", 0),
+    ("no_local", 224),
+    ("one_expert", 77),
+    ("all_local", 0),
+    ("half_local", 77),
+    ("half_local", 224),
+)
+"""Routings of `make_inputs` with an offset: the first, an odd and the last one, each with and without local experts."""
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn)
 
 _counter = itertools.count()

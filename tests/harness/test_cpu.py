@@ -77,7 +77,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, str, i
     configs = root / "configs"
     configs.mkdir()
     profile = (Path(__file__).parents[2] / "configs" / "quick.yaml").read_text()
-    (configs / "short.yaml").write_text(profile.replace("timeout: 120", "timeout: 3"))
+    (configs / "short.yaml").write_text(profile.replace("timeout: 120", "timeout: 6"))
     done = harness(
         *(
             "bench",
@@ -141,7 +141,7 @@ def test_a_hang_costs_the_limit_once(outcome: tuple[RunRecord, str, int], folder
     """However it hangs; and it is not asked for again."""
     record, report, _ = outcome
     first, second = (c for c in record.cells if c.solution == f"{folder}_full_name")
-    assert first.status is Status.TIMEOUT and first.reason == "no result within 3 s"
+    assert first.status is Status.TIMEOUT and first.reason == "no result within 6 s"
     assert second.status is Status.MISSING
     assert second.reason == f"not run after the timeout on {first.workload}"
     assert second.reason in report

@@ -65,16 +65,13 @@ def test_random_routing_of_a_larger_batch(run: Run) -> None:
     run_and_check(run, moe_cases.make_inputs(130, 201, **SMALL), "random")
 
 
-@pytest.mark.parametrize("offset", [0, 77, 224])
-@pytest.mark.parametrize("routing", ["no_local", "one_expert", "all_local", "half_local"])
+@pytest.mark.parametrize(("routing", "offset"), moe_cases.SHAPED)
 def test_shaped_routing(run: Run, routing: str, offset: int) -> None:
     run_and_check(run, moe_cases.make_inputs(4, offset, routing, **SMALL), routing)
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize(
-    ("tokens", "routing"), [(1, "all_local"), (130, "one_expert"), (3, "half_local")]
-)
+@pytest.mark.parametrize(("tokens", "routing"), [(130, "one_expert"), (3, "half_local")])
 def test_every_table_entry(run: Run, entry: str, tokens: int, routing: str) -> None:
     """One expert with 130 rows has several row blocks in every entry, the last of them partly empty."""
     size = SMALL if tokens == 130 else {}
