@@ -43,7 +43,7 @@ bench: $(READY) ## run solutions, write results/<run>/ (SOLUTIONS= PROFILE= WORK
 	@$(HARNESS) bench $(SOLUTIONS) $(call option,profile,$(PROFILE)) $(call option,workloads,$(WORKLOADS)) \
 	  $(call option,gpu,$(GPU)) $(call option,run,$(RUN)) $(call option,suite,$(SUITE)) $(call option,backend,$(BACKEND))
 
-report: $(READY) ## write comparison.md of RUN=results/<run> again from its record
+report: $(READY) ## write comparison.md, report.html and charts of RUN=results/<run> again from its record
 	@$(HARNESS) report "$(RUN)"
 
 list: $(READY) ## show every solution and whether it can run here

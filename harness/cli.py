@@ -20,7 +20,7 @@ from harness.errors import ExitCode, HarnessError
 from harness.manifest import discover, select
 from harness.paths import Paths, shown
 from harness.plan import DEFAULT_SOLUTIONS, Request, make_plan, open_dataset, unmet
-from harness.report.markdown import write_report
+from harness.report import write_report
 from harness.run import command_line, execute
 from harness.summary import summary_table
 
@@ -105,7 +105,7 @@ def report(
     run: Annotated[str, typer.Argument(help="A run folder, such as results/2026-02-02-b200.")],
     results_dir: ResultsDir = None,
 ) -> None:
-    """Write a run's comparison.md again, from its record alone.
+    """Write a run's comparison.md, report.html and charts again, from its record alone.
 
     Example: python -m harness report results/2026-02-02-b200
     """

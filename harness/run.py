@@ -26,7 +26,7 @@ from harness.record import (
     save_record,
     write_atomically,
 )
-from harness.report.markdown import write_report
+from harness.report import write_report
 
 TRACES_NAME = "traces.jsonl"
 

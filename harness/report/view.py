@@ -48,6 +48,10 @@ class CellView:
     latency_us: float | None
     floor_ratio: float | None
     matched_ratio: float | None
+    max_abs_error: float | None
+    max_rel_error: float | None
+    reason: str | None
+    log_tail: str | None
 
 
 @dataclass(frozen=True)
@@ -198,6 +202,7 @@ class Report:
     git_commit: str | None
     git_dirty: bool
     real_dataset: bool
+    required_matched_ratio: float
 
     @property
     def columns(self) -> tuple[tuple[str, SolutionInfo], ...]:
@@ -285,6 +290,7 @@ def build_report(record: RunRecord) -> Report:
         git_commit=record.environment.git_commit,
         git_dirty=bool(record.environment.git_dirty),
         real_dataset=record.dataset.kind == "real",
+        required_matched_ratio=record.profile.required_matched_ratio,
     )
 
 
@@ -327,6 +333,10 @@ def _row(record: RunRecord, workload: WorkloadInfo, grid: Grid, names: Names) ->
             latency_us=None if latency is None else latency * 1e3,
             floor_ratio=ratio_to_floor(latency, floor),
             matched_ratio=cell.matched_ratio,
+            max_abs_error=cell.max_abs_error,
+            max_rel_error=cell.max_rel_error,
+            reason=cell.reason,
+            log_tail=cell.log_tail,
         )
 
     return RowView(

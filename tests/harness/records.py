@@ -186,7 +186,8 @@ def record(
         ),
         "ceilings": CEILINGS,
     }
-    return RunRecord(**(values | changes))
+    # A copy, so that a test may change what it got.
+    return RunRecord(**(values | changes)).model_copy(deep=True)
 
 
 def four_way() -> RunRecord:
@@ -341,6 +342,36 @@ def cpu() -> RunRecord:
         ),
         ceilings=None,
     )
+
+
+def nine_by_nineteen() -> RunRecord:
+    """The size of a full comparison: nine solutions on nineteen workloads, two cells failed with a long log."""
+    tokens = [1, 7, 14, 15, 16, 32, *range(52, 60), 62, 80, 901, 11948, 14107]
+    workloads = [
+        W57.model_copy(update={"id": f"w{number:02}", "seq_len": T})
+        for number, T in enumerate(tokens)
+    ]
+    labels = [f"solution_{number}" for number in range(1, 10)]
+    log = "\n".join(f"line {number} of a log" for number in range(40))
+    cells = []
+    for row, workload in enumerate(workloads):
+        for column, label in enumerate(labels):
+            if column == 8 and row in (3, 18):
+                cells.append(failed(label, workload, "RUNTIME_ERROR", reason="died", log_tail=log))
+                continue
+            latency = 0.3 + 0.02 * row + 0.05 * column
+            speed = {"reference_latency_ms": 15.0, "speedup": 15.0 / latency}
+            cells.append(
+                Cell(
+                    solution=f"{label}_moe",
+                    workload=workload.id,
+                    status=Status.PASSED,
+                    latency_ms=latency,
+                    matched_ratio=0.99 - 0.001 * column,
+                    **speed,
+                )
+            )
+    return record([solution(label) for label in labels], workloads, cells)
 
 
 ALL = {
