@@ -30,6 +30,7 @@ GPU ?=
 RUN ?=
 SUITE ?=
 BACKEND ?=
+REPEATS ?=
 option = $(if $(2),--$(1) "$(2)")
 
 .PHONY: help setup bench report list doctor dataset test test-gpu lint format bundle clean
@@ -39,9 +40,10 @@ help: ## list the targets
 
 setup: $(READY) ## create .venv with everything (TARGET=cpu or gpu; default: what is here)
 
-bench: $(READY) ## run solutions, write results/<run>/ (SOLUTIONS= PROFILE= WORKLOADS= GPU= RUN= SUITE= BACKEND=)
+bench: $(READY) ## run solutions, write results/<run>/ (SOLUTIONS= PROFILE= WORKLOADS= GPU= RUN= SUITE= BACKEND= REPEATS=)
 	@$(HARNESS) bench $(SOLUTIONS) $(call option,profile,$(PROFILE)) $(call option,workloads,$(WORKLOADS)) \
-	  $(call option,gpu,$(GPU)) $(call option,run,$(RUN)) $(call option,suite,$(SUITE)) $(call option,backend,$(BACKEND))
+	  $(call option,gpu,$(GPU)) $(call option,run,$(RUN)) $(call option,suite,$(SUITE)) $(call option,backend,$(BACKEND)) \
+	  $(call option,repeats,$(REPEATS))
 
 report: $(READY) ## write comparison.md, report.html and charts of RUN=results/<run> again from its record
 	@$(HARNESS) report "$(RUN)"

@@ -66,6 +66,9 @@ def bench(
         str | None,
         typer.Option(help="A folder of definitions/. Default: full size on a GPU, else small."),
     ] = None,
+    repeats: Annotated[
+        int, typer.Option(help="Measure everything so often, in rotated order; medians count.")
+    ] = 1,
     solutions_dir: SolutionsDir = None,
     results_dir: ResultsDir = None,
     configs_dir: ConfigsDir = None,
@@ -84,6 +87,7 @@ def bench(
         suite=suite,
         backend=backend,
         definition=definition,
+        repeats=repeats,
     )
     plan = make_plan(request, paths)
     console.print(

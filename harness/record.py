@@ -53,6 +53,8 @@ class Cell(_Model):
     """The same for the reference, on the same inputs."""
     speedup: float | None = None
     """reference_latency_ms / latency_ms."""
+    repeat_latencies_ms: list[float] = Field(default_factory=list)
+    """latency_ms of each repetition, whose median latency_ms then is; empty for a single measurement."""
     max_abs_error: float | None = None
     """Largest absolute error of any element in any trial; may be inf or nan."""
     max_rel_error: float | None = None
@@ -221,6 +223,8 @@ class RunRecord(_Model):
     """In the order asked for."""
     workloads: list[WorkloadInfo]
     """Sorted by number of tokens."""
+    repeats: int = 1
+    """How often everything was measured, each time with the solutions in another order."""
     cells: list[Cell]
     """One per (workload, solution) of the grid, MISSING ones included."""
     environment: Environment

@@ -59,6 +59,7 @@ def render_markdown(record: RunRecord) -> str:
         "results_table": results_table,
         "correctness_table": correctness_table,
         "floor_table": floor_table,
+        "interval_table": interval_table,
         "matched_table": matched_table,
         "error_table": error_table,
         "summary_table": summary_table,
@@ -221,6 +222,22 @@ def floor_table(report: Report) -> str:
         [*_workload_header(report)[:2], *floor_header, *per_solution],
         "lr" + ("rl" if report.has_floor else "") + "r" * len(per_solution),
         [[*_workload(row)[:2], *cells(row)] for row in report.rows],
+    )
+
+
+def interval_table(report: Report) -> str:
+    """Median latency with its interval by workload."""
+
+    def entry(cell: CellView) -> str:
+        if cell.latency_us is None or cell.interval_us is None:
+            return _or_absent(cell.latency_us, microseconds)
+        low, high = microseconds(cell.interval_us.low), microseconds(cell.interval_us.high)
+        return f"{microseconds(cell.latency_us)} ({low} to {high})"
+
+    return table(
+        [*_workload_header(report)[:2], *(f"{label} us" for label in _labels(report))],
+        "lr" + "r" * len(report.labels),
+        [[*_workload(row)[:2], *map(entry, row.cells)] for row in report.rows],
     )
 
 

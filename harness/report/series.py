@@ -180,7 +180,9 @@ def describe(cell: CellView) -> str:
     if cell.speedup is not None:
         parts.append(times(cell.speedup))
     if cell.latency_us is not None:
-        parts.append(f"{microseconds(cell.latency_us)} us")
+        often = cell.interval_us
+        between = f" ({microseconds(often.low)} to {microseconds(often.high)})" if often else ""
+        parts.append(f"{microseconds(cell.latency_us)} us{between}")
     if cell.floor_ratio is not None:
         parts.append(f"{times(cell.floor_ratio)} the floor")
     if cell.matched_ratio is not None:

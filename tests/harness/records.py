@@ -344,6 +344,24 @@ def cpu() -> RunRecord:
     )
 
 
+def repeated() -> RunRecord:
+    """Five repetitions: a and b cannot be told apart at T=1, can at T=57; c was measured once."""
+    latencies = {
+        ("a", W1.id): [0.50, 0.49, 0.52, 0.51, 0.50],
+        ("b", W1.id): [0.51, 0.50, 0.50, 0.53, 0.51],
+        ("a", W57.id): [0.70, 0.71, 0.70, 0.72, 0.70],
+        ("b", W57.id): [0.60, 0.61, 0.60, 0.60, 0.62],
+    }
+    cells = []
+    for workload in (W1, W57):
+        for label in "ab":
+            values = latencies[label, workload.id]
+            middle = sorted(values)[2]
+            cells.append(passed(label, workload, middle, repeat_latencies_ms=values))
+        cells.append(passed("c", workload, 0.8))
+    return record([solution(label) for label in "abc"], [W1, W57], cells, repeats=5)
+
+
 def nine_by_nineteen() -> RunRecord:
     """The size of a full comparison: nine solutions on nineteen workloads, two cells failed with a long log."""
     tokens = [1, 7, 14, 15, 16, 32, *range(52, 60), 62, 80, 901, 11948, 14107]
@@ -385,5 +403,6 @@ ALL = {
         baseline,
         nothing_passed,
         cpu,
+        repeated,
     )
 }
