@@ -33,7 +33,7 @@ BACKEND ?=
 REPEATS ?=
 option = $(if $(2),--$(1) "$(2)")
 
-.PHONY: help setup bench report list doctor dataset test test-gpu lint format bundle clean
+.PHONY: help setup bench report compare history list doctor dataset test test-gpu lint format bundle clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ bench: $(READY) ## run solutions, write results/<run>/ (SOLUTIONS= PROFILE= WORK
 
 report: $(READY) ## write comparison.md, report.html and charts of RUN=results/<run> again from its record
 	@$(HARNESS) report "$(RUN)"
+
+compare: $(READY) ## set records side by side: A=results/<run> B=results/<run> (C= THRESHOLD= percent)
+	@$(HARNESS) compare "$(A)" "$(B)" $(if $(C),"$(C)") $(call option,threshold,$(THRESHOLD))
+
+history: $(READY) ## show one solution over all records (VARIANT= GPU_NAME=)
+	@$(HARNESS) history "$(VARIANT)" $(call option,gpu,$(GPU_NAME))
 
 list: $(READY) ## show every solution and whether it can run here
 	@$(HARNESS) list

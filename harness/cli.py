@@ -7,22 +7,32 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness import cli_results, cli_solutions
 from harness import doctor as doctor_module
 from harness.bench import profile_solutions
 from harness.dataset import write_out
 from harness.definition import FULL, discover_definitions
-from harness.environment import find_gpus
 from harness.errors import ExitCode, HarnessError
 from harness.manifest import discover, select
-from harness.paths import Paths, shown
-from harness.plan import DEFAULT_SOLUTIONS, Request, make_plan, open_dataset, unmet
-from harness.report import write_report
+from harness.paths import shown
+from harness.plan import DEFAULT_SOLUTIONS, Request, make_plan, open_dataset
 from harness.run import command_line, execute
 from harness.summary import summary_table
+from harness.tables import columns, table
+from harness.terminal import (
+    AsCsv,
+    AsJson,
+    ConfigsDir,
+    ResultsDir,
+    SolutionsDir,
+    console,
+    errors,
+    paths_of,
+    print_table,
+)
 
 app = typer.Typer(
     help="Compare FlashInfer-Bench solutions of the DeepSeek-V3 FP8 block-scale MoE.",
@@ -31,12 +41,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-console = Console(soft_wrap=not sys.stdout.isatty())
-errors = Console(stderr=True, soft_wrap=True)
-
-SolutionsDir = Annotated[Path | None, typer.Option(help="Folder of solution folders [solutions/].")]
-ConfigsDir = Annotated[Path | None, typer.Option(help="Folder of profiles [configs/].")]
-ResultsDir = Annotated[Path | None, typer.Option(help="Folder of run folders [results/].")]
 
 
 @app.command()
@@ -77,7 +81,7 @@ def bench(
 
     Example: python -m harness bench sglang_v1 triton_v2 --profile seed --workloads "T=1-80"
     """
-    paths = _paths(solutions_dir, results_dir, configs_dir)
+    paths = paths_of(solutions_dir, results_dir, configs_dir)
     request = Request(
         solutions=solutions or list(DEFAULT_SOLUTIONS),
         profile=profile,
@@ -104,19 +108,11 @@ def bench(
     raise typer.Exit(code)
 
 
-@app.command()
-def report(
-    run: Annotated[str, typer.Argument(help="A run folder, such as results/2026-02-02-b200.")],
-    results_dir: ResultsDir = None,
-) -> None:
-    """Write a run's comparison.md, report.html and charts again, from its record alone.
-
-    Example: python -m harness report results/2026-02-02-b200
-    """
-    folder = Path(run)
-    if not folder.exists():
-        folder = _paths(results=results_dir).results / run
-    console.print(f"Report: {shown(write_report(folder))}", highlight=False)
+for command in (cli_results.report, cli_results.compare, cli_results.history):
+    app.command()(command)
+app.command("list")(cli_solutions.list_solutions)
+for command in (cli_solutions.new, cli_solutions.export):
+    app.command()(command)
 
 
 @app.command()
@@ -138,7 +134,7 @@ def profile(
     Example: python -m harness profile triton_v2 --workloads "T=1 T=57"
     """
     request = Request(solutions, workloads=workloads.split(), gpu=gpu, run=run, backend="gpu")
-    plan = make_plan(request, _paths(solutions_dir, results_dir))
+    plan = make_plan(request, paths_of(solutions_dir, results_dir))
     profiles = profile_solutions(plan).profiles
     labels = {v.name: v.label for v in plan.variants}
     for entry in profiles:
@@ -153,25 +149,11 @@ def profile(
     console.print(f"Profile: {shown(plan.folder / 'profile.json')}", highlight=False)
 
 
-@app.command("list")
-def list_solutions(solutions_dir: SolutionsDir = None) -> None:
-    """Show every solution, and whether it can run here."""
-    gpus = find_gpus()
-    table = Table("solution", "name", "language", "state", "here")
-    for variant in discover(_paths(solutions_dir).solutions):
-        reason = unmet(variant, gpus[0] if gpus else None)
-        where = "GPU" if gpus else "CPU, correctness only"
-        manifest = variant.manifest
-        row = (variant.label, variant.name, manifest.language, manifest.state, reason or where)
-        table.add_row(*map(escape, row))
-    console.print(table)
-
-
 @app.command()
 def definitions() -> None:
     """Show the definitions and their constant axes."""
     table = Table("definition", "axes")
-    for name, definition in discover_definitions(_paths().definitions).items():
+    for name, definition in discover_definitions(paths_of().definitions).items():
         table.add_row(name, ", ".join(f"{k}={v}" for k, v in definition.const_axes.items()))
     console.print(table)
 
@@ -190,7 +172,7 @@ def dataset(
 
     Example: python -m harness dataset --out /tmp/moe && flashinfer-bench run --local /tmp/moe
     """
-    paths = _paths(solutions_dir)
+    paths = paths_of(solutions_dir)
     known = discover_definitions(paths.definitions)
     if definition not in known:
         raise HarnessError(f"--definition: no {definition}; there are: {', '.join(known)}")
@@ -201,28 +183,20 @@ def dataset(
 
 
 @app.command()
-def doctor(solutions_dir: SolutionsDir = None) -> None:
-    """Say what is installed, which GPU is here, what each solution lacks, and how to get it."""
-    findings = doctor_module.examine(_paths(solutions_dir))
-    table = Table("", "what", "found", "fix")
-    for finding in findings:
-        table.add_row(
-            "ok" if finding.ok else "!!", *map(escape, (finding.what, finding.found, finding.fix))
-        )
-    console.print(table)
+def doctor(
+    as_json: AsJson = False, as_csv: AsCsv = False, solutions_dir: SolutionsDir = None
+) -> None:
+    """Say what is installed, which GPU is here, what each solution lacks, and how to get it.
+
+    Exits with 2 when something is wrong that everything needs.
+
+    Example: python -m harness doctor --json
+    """
+    findings = doctor_module.examine(paths_of(solutions_dir))
+    header = columns(("state", ""), ("what", "what"), ("found", "found"), ("fix", "fix"))
+    rows = [[f.state, f.what, f.found, f.fix] for f in findings]
+    print_table(table("doctor", header, rows), as_json, as_csv)
     raise typer.Exit(ExitCode.OK if all(f.ok or f.optional for f in findings) else ExitCode.USAGE)
-
-
-def _paths(
-    solutions: Path | None = None, results: Path | None = None, configs: Path | None = None
-) -> Paths:
-    default = Paths()
-    return Paths(
-        # Absolute: child processes run in the project's folder, wherever the user is.
-        solutions=(solutions or default.solutions).resolve(),
-        results=(results or default.results).resolve(),
-        configs=(configs or default.configs).resolve(),
-    )
 
 
 def _interrupt(*_: object) -> None:
