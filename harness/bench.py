@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness import cells as cell_module
-from harness.cells import cell_from_line, cell_from_trace, is_collateral, missing
+from harness.cells import cell_from_line, cell_from_trace, is_collateral, missing, not_run_after
 from harness.clocks import ClockWatch
 from harness.dataset import stage
 from harness.environment import build_variables, capture, gpu_state
@@ -140,7 +140,7 @@ class GpuBackend:
     def _take_traces(self, root: Path, asked: set[tuple[str, str]]) -> None:
         seen: set[tuple[str, str]] = set()
         for path in sorted((root / "traces").rglob("*.jsonl")):
-            for line in path.read_text().splitlines():
+            for line in path.read_text(encoding="utf-8").splitlines():
                 try:
                     trace = json.loads(line)
                     cell = cell_from_trace(trace, self.plan.profile)
@@ -194,9 +194,7 @@ class GpuBackend:
                 if cause.status is Status.COMPILE_ERROR:
                     cell = cause.model_copy(update={"workload": workload.id})
                 else:
-                    cell = missing(
-                        name, workload.id, f"not run after the timeout on {cause.workload}"
-                    )
+                    cell = not_run_after(cause, workload.id)
                 self._round[name, workload.id] = cell
 
     def _retry(self) -> Iterable[None]:
@@ -282,7 +280,7 @@ def profile_solutions(plan: Plan) -> ProfileRecord:
         environment=capture(plan.gpu, before),
         dataset=plan.dataset.info,
         solutions=[v.info() for v in plan.runnable],
-        profiles=json.loads(out.read_text()),
+        profiles=json.loads(out.read_text(encoding="utf-8")),
     )
     write_atomically(plan.folder / "profile.json", record.model_dump_json(indent=1) + "\n")
     return record

@@ -1,10 +1,11 @@
 """The command line: `python -m harness`."""
 
-import os
+import errno
+import io
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.markup import escape
@@ -41,6 +42,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+GPU_HELP = "Which GPU, from 0, as nvidia-smi counts; among those of CUDA_VISIBLE_DEVICES if that is set [0]."
 
 
 @app.command()
@@ -56,7 +58,7 @@ def bench(
         str | None,
         typer.Option(help="Ids, beginnings of ids, or T=57, T=1-80; separated by spaces."),
     ] = None,
-    gpu: Annotated[int, typer.Option(help="Index of the GPU, as nvidia-smi counts.")] = 0,
+    gpu: Annotated[int | None, typer.Option(help=GPU_HELP)] = None,
     run: Annotated[
         str | None, typer.Option(help="Name of the run's folder under results/.")
     ] = None,
@@ -99,7 +101,10 @@ def bench(
         f"{plan.gpu.info.name if plan.gpu else 'the CPU'}, {plan.dataset.info.kind} dataset, profile {profile}",
         highlight=False,
     )
-    signal.signal(signal.SIGTERM, _interrupt)  # a job scheduler's stop keeps the finished cells too
+    # A job scheduler's stop and a lost terminal keep the finished cells too; nohup stays in force.
+    for sig in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(sig) is signal.SIG_DFL:
+            signal.signal(sig, _interrupt)
     record, code = execute(plan, command_line(), console)
     console.print(summary_table(record))
     if record.backend == "cpu":
@@ -121,7 +126,7 @@ def profile(
     workloads: Annotated[
         str, typer.Option(help="As for bench; one per size class by default.")
     ] = "T=1 T=57 T=901 T=14107",
-    gpu: Annotated[int, typer.Option(help="Index of the GPU, as nvidia-smi counts.")] = 0,
+    gpu: Annotated[int | None, typer.Option(help=GPU_HELP)] = None,
     run: Annotated[
         str | None, typer.Option(help="Name of the folder under results/ for profile.json.")
     ] = None,
@@ -205,17 +210,34 @@ def _interrupt(*_: object) -> None:
 
 def main() -> None:
     """Entry point: errors become one line on stderr and the documented exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale without a character must not end a run
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
     except HarnessError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(error.code)
+        _fail(str(error), error.code)
     except KeyboardInterrupt:
-        sys.exit(ExitCode.INTERRUPTED)
+        code = ExitCode.INTERRUPTED
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(ExitCode.OK)
-        message = f"error: {error.filename or 'file system'}: {error.strerror or error}; make it writable or name another folder"
-        errors.print(message, style="red", markup=False, highlight=False)
-        sys.exit(ExitCode.USAGE)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        fix = "make room" if full else "make it writable or name another folder"
+        _fail(f"{error.filename or 'file system'}: {error.strerror or error}; {fix}")
+    except Exception as error:
+        # Typer brings its own copy of click or uses the one that is installed, as its version has it.
+        if not hasattr(error, "format_message"):
+            raise
+        message = error.format_message()
+        if type(error).__name__ == "NoArgsIsHelpError":  # no error: the message is the help
+            typer.echo(message)
+            sys.exit(ExitCode.USAGE)
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "python -m harness"
+        _fail(f"{message}; {command} --help says what it takes")
+    sys.exit(code)
+
+
+def _fail(message: str, code: ExitCode = ExitCode.USAGE) -> NoReturn:
+    line = " ".join(f"error: {message}".split())
+    errors.print(line, style="red", markup=False, highlight=False)
+    sys.exit(code)

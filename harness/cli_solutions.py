@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from harness.definition import FULL
-from harness.environment import find_gpus
+from harness.environment import visible_gpus
 from harness.export import write_solution_json, write_starter_kit
 from harness.manifest import discover, select
 from harness.paths import shown
@@ -23,7 +23,7 @@ def list_solutions(
 
     Example: python -m harness list --json
     """
-    gpus = find_gpus()
+    gpus = visible_gpus()
     header = columns(
         ("label", "solution"),
         ("name", "name"),

@@ -10,7 +10,7 @@ from typing import Literal
 from harness import dataset as datasets
 from harness.dataset import Dataset
 from harness.definition import FULL, SMALL, Definition, discover_definitions
-from harness.environment import Gpu, find_gpus, has_package, pick_gpu
+from harness.environment import Gpu, has_package, pick_gpu, visible_gpus
 from harness.errors import HarnessError
 from harness.manifest import COMPILED_LANGUAGES, Variant, discover, select
 from harness.paths import Paths
@@ -29,7 +29,8 @@ class Request:
     solutions: list[str]
     profile: str = "seed"
     workloads: list[str] | None = None
-    gpu: int = 0
+    gpu: int | None = None
+    """Index among the visible GPUs; None: the first, where there is one."""
     run: str | None = None
     suite: str = "published"
     backend: Literal["auto", "gpu", "cpu"] = "auto"
@@ -166,10 +167,16 @@ def _fits(workload: WorkloadInfo, word: str) -> bool:
 
 
 def _choose_gpu(request: Request) -> Gpu | None:
-    gpus = [] if request.backend == "cpu" else find_gpus()
-    if request.backend == "auto" and not gpus:
+    if request.backend == "cpu":
+        if request.gpu is not None:
+            raise HarnessError(
+                f"GPU: GPU {request.gpu} was asked for, but the CPU backend uses none; leave one of the two out"
+            )
         return None
-    return None if request.backend == "cpu" else pick_gpu(gpus, request.gpu)
+    gpus = visible_gpus()
+    if request.backend == "auto" and request.gpu is None and not gpus:
+        return None
+    return pick_gpu(gpus, request.gpu or 0)
 
 
 def _choose_definition(request: Request, paths: Paths, on_gpu: bool) -> Definition:

@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
+import signal
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from rich.console import Console
@@ -13,9 +16,11 @@ from rich.console import Console
 from harness.bench import GpuBackend, measure_ceilings
 from harness.cells import in_grid_order
 from harness.cpu import CpuBackend
-from harness.environment import capture, gpu_state, versions
-from harness.errors import ExitCode
+from harness.environment import KNOWN_FLASHINFER_BENCH, capture, gpu_state, versions
+from harness.errors import ExitCode, HarnessError
+from harness.paths import shown
 from harness.plan import Plan
+from harness.profile import Profile
 from harness.progress import Progress
 from harness.record import (
     Ceilings,
@@ -61,15 +66,21 @@ class _Session:
 def execute(plan: Plan, command: list[str], console: Console) -> tuple[RunRecord, ExitCode]:
     """Run the plan, write record and report under results/, and say how it ended.
 
-    Ctrl-C ends the run early; what is finished by then is in the record, which is marked partial.
+    Ctrl-C and a disk that is full end the run early; what is finished by then is in the record, which is marked
+    partial.
 
     Args:
         command: the user's command line, for the record.
+
+    Raises:
+        HarnessError: a file could not be written; the record was, with the finished cells.
+        OSError: not even the record could be written.
     """
     plan.scratch.mkdir(parents=True)
     session = _Session(plan, command)
     labels = {v.name: v.label for v in plan.variants}
     interrupted = False
+    failed: OSError | None = None
     total = len(plan.runnable) * len(plan.workloads) * plan.repeats
     with Progress(console, total, labels) as progress:
         backend: Backend = (GpuBackend if plan.gpu else CpuBackend)(plan, progress)
@@ -94,13 +105,37 @@ def execute(plan: Plan, command: list[str], console: Console) -> tuple[RunRecord
                 session.warnings += _gpu_warnings(gpu_state(plan.gpu.index), "after")
         except KeyboardInterrupt:
             interrupted = True
+            # From here on it takes seconds, and an impatient second Ctrl-C would lose what the first one kept.
+            for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(sig, signal.SIG_IGN)
             progress.note("interrupted; keeping what is finished")
-    record = _record(session, backend, partial=interrupted)
-    _save(record, backend, plan)
+        except OSError as error:
+            failed = error
+            progress.note(f"{_named(error)}; keeping what is finished")
+            session.warnings.append(f"The run ended early: {_named(error)}.")
+            shutil.rmtree(plan.scratch, ignore_errors=True)  # makes room for the record
+    record = _record(session, backend, partial=interrupted or failed is not None)
+    try:
+        _save(record, backend, plan)
+    except OSError as error:
+        failed = failed or error
+        shutil.rmtree(plan.scratch, ignore_errors=True)
+        _save(record, backend, plan)
     write_report(plan.folder)
+    if failed:
+        raise HarnessError(
+            f"{_named(failed)}; make room and run again; {shown(plan.folder)} has the cells that were finished"
+        )
     if interrupted:
         return record, ExitCode.INTERRUPTED
     return record, ExitCode.OK if record.all_passed() else ExitCode.FAILED_CELLS
+
+
+def _named(error: OSError) -> str:
+    """The file and what is wrong with it."""
+    return (
+        f"{shown(Path(error.filename)) if error.filename else 'a file'}: {error.strerror or error}"
+    )
 
 
 def _save(record: RunRecord, backend: Backend, plan: Plan) -> None:
@@ -133,7 +168,7 @@ def _record(session: _Session, backend: Backend, partial: bool) -> RunRecord:
         ended=_now(),
         command=session.command,
         benchmark_commands=backend.commands,
-        timer=_timer(plan),
+        timer=timer(versions()["flashinfer-bench"], plan.profile) if plan.gpu else None,
         profile_name=plan.profile_name,
         profile=plan.profile,
         definition=plan.definition.info(),
@@ -152,13 +187,17 @@ def _key(cell: Cell) -> tuple[str, str]:
     return cell.solution, cell.workload
 
 
-def _timer(plan: Plan) -> str | None:
-    if plan.gpu is None:
-        return None
-    version = versions()["flashinfer-bench"]
+def timer(version: str | None, profile: Profile) -> str:
+    """What measured the latencies, in words; how other versions than the known one measure is not known here."""
+    if version != KNOWN_FLASHINFER_BENCH:
+        return (
+            f"flashinfer-bench {version or 'of unknown version'}: how this version measures is not known to the "
+            f"harness, which knows {KNOWN_FLASHINFER_BENCH}; {profile.num_trials} trials of {profile.iterations} calls"
+        )
     return (
-        f"flashinfer-bench {version}: CUDA events around each call, L2 flushed before it; "
-        f"mean of {plan.profile.num_trials} trial means of {plan.profile.iterations} calls"
+        f"flashinfer-bench {version}: CUDA events around each call on an idle GPU; before it L2 is flushed and then the "
+        "inputs are cloned, so what was cloned last may be in L2; "
+        f"mean of {profile.num_trials} trial means of {profile.iterations} calls"
     )
 
 

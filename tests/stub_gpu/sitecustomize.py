@@ -9,6 +9,8 @@ line `# stub: WORD...`:
     hang (until killed)                     break (what the persistent runner does to those after a dead worker)
     wait SECONDS SPEEDUP
     series SPEEDUP,SPEEDUP,... (one for each repetition; "failed" for one that fails)
+
+STUB_LOG names a file that keeps the CUDA_VISIBLE_DEVICES of each runner.
 """
 
 import os
@@ -58,7 +60,9 @@ def _install():
 
     class StubRunner:
         def __init__(self, log_dir):
-            pass
+            if "STUB_LOG" in os.environ:
+                with open(os.environ["STUB_LOG"], "a") as file:
+                    file.write(os.environ["CUDA_VISIBLE_DEVICES"] + "\n")
 
         def close(self):
             pass
