@@ -118,6 +118,12 @@ def remarks(records: Sequence[RunRecord]) -> list[str]:
         cards = [r.environment.gpu and r.environment.gpu.uuid for r in (first, other)]
         if all(cards) and cards[0] != cards[1]:
             found.append(f"{other.run_id} ran on another card than {first.run_id}.")
+        drift = _reference_drift(first, other)
+        if drift is not None and max(drift, 1 / drift) > 1 + CLOSE:
+            found.append(
+                f"The reference itself took {times(drift)} as long in {other.run_id} as in {first.run_id}: that much may "
+                "be the machine's and not the solutions'."
+            )
     for record in records:
         if record.partial:
             found.append(
@@ -252,6 +258,16 @@ def describe(cell: Cell) -> str:
     if cell.latency_ms is not None:
         return f"{cell.latency_ms * 1e3:.1f} us"
     return times(cell.speedup) if cell.speedup is not None else cell.status.value
+
+
+def _reference_drift(before: RunRecord, after: RunRecord) -> float | None:
+    """Geometric mean over workloads of the reference's latency, now / then; None without one in common."""
+    then, now = (
+        {c.workload: c.reference_latency_ms for c in record.cells if c.reference_latency_ms}
+        for record in (before, after)
+    )
+    ratios = [math.log(now[workload] / then[workload]) for workload in then if workload in now]
+    return math.exp(fmean(ratios)) if ratios else None
 
 
 def _cell_change(before: Cell, after: Cell, seq_len: int, threshold: float) -> CellChange:

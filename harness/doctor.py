@@ -49,6 +49,16 @@ def examine(paths: Paths) -> list[Finding]:
     except HarnessError as error:
         gpus, nvml = [], Finding(False, "GPU", str(error), "nvidia-smi says more")
     findings = [_package(name, found[name]) for name in ("torch", "triton", "flashinfer-bench")]
+    drawing = has_package("matplotlib")
+    findings.append(
+        Finding(
+            drawing,
+            "matplotlib",
+            "installed" if drawing else "not installed: reports have no charts",
+            "" if drawing else "make setup",
+            optional=True,
+        )
+    )
     if found["flashinfer-bench"] not in (None, KNOWN_FLASHINFER_BENCH):
         findings.append(
             Finding(
