@@ -81,7 +81,8 @@ def draw(chart: Chart) -> str:
         axes.set_xlabel(chart.x_label)
         axes.set_ylabel(chart.y_label)
         # Under the axes, where it hides no mark and leaves them the whole width of a phone.
-        columns = min(LEGEND_COLUMNS, len(axes.get_lines()))
+        lines = len(axes.get_lines())
+        columns = math.ceil(lines / math.ceil(lines / LEGEND_COLUMNS))  # rows of nearly one length
         figure.legend(loc="outside lower left", ncols=columns, columnspacing=1.2)
         out = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from harness.errors import HarnessError
 from harness.export import write_solution_json, write_starter_kit
 from harness.manifest import discover
 from harness.paths import PROJECT, Paths
+from harness.record import load_record
 from tests.harness.folders import environment, harness, write_solution
 
 VARIANTS = {v.folder.name: v for v in discover(Paths().solutions)}
@@ -104,25 +106,43 @@ def test_export_command(tmp_path: Path):
     assert done.returncode == 2 and "rmsnorm" in done.stderr and not (tmp_path / "s.json").exists()
 
 
-@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
-def test_committed_traces_load_in_flashinfer_bench(tmp_path: Path, folder: Path):
-    """As the trace file of a dataset, with the statuses and latencies of the record."""
-    root = tmp_path / "root"
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset root of the full size."""
+    root = tmp_path_factory.mktemp("dataset") / "root"
     assert harness("dataset", "--out", root).returncode == 0
-    (root / "traces" / "run.jsonl").write_text((folder / "traces.jsonl").read_text())
-    found = TraceSet.from_path(str(root)).traces[FULL]
-    cells = {
-        (c["solution"], c["workload"]): c
-        for c in json.loads((folder / "run.json").read_text())["cells"]
-    }
+    return root
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_committed_traces_load_in_flashinfer_bench(published: Path, folder: Path):
+    """As the trace file of a dataset, with the statuses, latencies and best solutions of the record."""
+    (published / "traces" / "run.jsonl").write_text((folder / "traces.jsonl").read_text())
+    loaded = TraceSet.from_path(str(published))
+    found = loaded.traces[FULL]
+    record = load_record(folder)
+    cells = {(c.solution, c.workload): c for c in record.cells}
     assert {(t.solution, t.workload.uuid) for t in found} <= set(cells)
     for trace in found:
         cell = cells[trace.solution, trace.workload.uuid]
-        assert trace.evaluation and trace.evaluation.status.value == cell["status"]
+        assert trace.evaluation and trace.evaluation.status.value == cell.status.value
         speed = trace.evaluation.performance
-        assert (speed.latency_ms if speed else None) == cell["latency_ms"]
-    best = TraceSet.from_path(str(root)).get_best_trace(FULL, axes={"seq_len": 1})
-    assert best is not None
+        assert (speed.latency_ms if speed else None) == cell.latency_ms
+    workload = next(w for w in record.workloads if w.seq_len == 1)
+    fastest = max(
+        (c for c in record.cells if c.workload == workload.id and c.speedup),
+        key=lambda c: c.speedup,
+    )
+    best = loaded.get_best_trace(FULL, {"seq_len": 1}, max_abs_error=inf, max_rel_error=inf)
+    assert best and best.solution == fastest.solution
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_committed_traces_are_what_the_viewer_takes(folder: Path):
+    """FlashInfer-Bench's viewer reads one JSON object, in JavaScript, which knows no NaN and Infinity."""
+    for line in (folder / "traces.jsonl").read_text().splitlines():
+        trace = json.loads(line, parse_constant=pytest.fail)
+        assert {"definition", "workload", "solution", "evaluation"} <= set(trace)
 
 
 def test_project_folder_is_not_written_to_by_tests():
