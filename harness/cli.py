@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from harness import cli_results, cli_solutions
+from harness import cli_results, cli_solutions, completion
 from harness import doctor as doctor_module
 from harness.bench import profile_solutions
 from harness.dataset import write_out
@@ -38,7 +38,8 @@ from harness.terminal import (
 app = typer.Typer(
     help="Compare FlashInfer-Bench solutions of the DeepSeek-V3 FP8 block-scale MoE.",
     no_args_is_help=True,
-    add_completion=True,
+    # Shells complete names of commands, and `python -m harness` is none: `harness` is installed for that.
+    add_completion=not sys.argv[0].endswith("__main__.py"),
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -50,10 +51,14 @@ def bench(
     solutions: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Folders, labels or names, or 'all'. Default: the four documented ones."
+            help="Folders, labels or names, or 'all'. Default: the four documented ones.",
+            autocompletion=completion.solution_names,
         ),
     ] = None,
-    profile: Annotated[str, typer.Option(help="A file of configs/, without .yaml.")] = "seed",
+    profile: Annotated[
+        str,
+        typer.Option(help="A file of configs/, without .yaml.", autocompletion=completion.profiles),
+    ] = "seed",
     workloads: Annotated[
         str | None,
         typer.Option(help="Ids, beginnings of ids, or T=57, T=1-80; separated by spaces."),
@@ -122,7 +127,12 @@ for command in (cli_solutions.new, cli_solutions.export):
 
 @app.command()
 def profile(
-    solutions: Annotated[list[str], typer.Argument(help="Folders, labels or names, or 'all'.")],
+    solutions: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders, labels or names, or 'all'.", autocompletion=completion.solution_names
+        ),
+    ],
     workloads: Annotated[
         str, typer.Option(help="As for bench; one per size class by default.")
     ] = "T=1 T=57 T=901 T=14107",
@@ -155,19 +165,27 @@ def profile(
 
 
 @app.command()
-def definitions() -> None:
-    """Show the definitions and their constant axes."""
-    table = Table("definition", "axes")
-    for name, definition in discover_definitions(paths_of().definitions).items():
-        table.add_row(name, ", ".join(f"{k}={v}" for k, v in definition.const_axes.items()))
-    console.print(table)
+def definitions(as_json: AsJson = False, as_csv: AsCsv = False) -> None:
+    """Show the definitions and their constant axes.
+
+    Example: python -m harness definitions
+    """
+    header = columns(("definition", "definition"), ("axes", "axes"))
+    rows = [
+        (name, ", ".join(f"{k}={v}" for k, v in definition.const_axes.items()))
+        for name, definition in discover_definitions(paths_of().definitions).items()
+    ]
+    print_table(table("definitions", header, rows), as_json, as_csv)
 
 
 @app.command()
 def dataset(
     out: Annotated[Path, typer.Option(help="Folder to create.")],
     solutions: Annotated[
-        list[str] | None, typer.Argument(help="Solutions to include. Default: all.")
+        list[str] | None,
+        typer.Argument(
+            help="Solutions to include. Default: all.", autocompletion=completion.solution_names
+        ),
     ] = None,
     suite: Annotated[str, typer.Option(help="published, uniform, sweep or skewed.")] = "published",
     definition: Annotated[str, typer.Option(help="A folder of definitions/.")] = FULL,

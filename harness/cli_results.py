@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from harness import completion
 from harness.compare import (
     THRESHOLD,
     cells_table,
@@ -36,7 +37,12 @@ from harness.terminal import (
 
 
 def report(
-    run: Annotated[str, typer.Argument(help="A run folder, such as results/2026-02-02-b200.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="A run folder, such as results/2026-02-02-b200.", autocompletion=completion.runs
+        ),
+    ],
     table: Annotated[
         str | None,
         typer.Option(help="Print this table instead; with --json or --csv, 'cells' by default."),
@@ -71,7 +77,11 @@ def report(
 
 def compare(
     runs: Annotated[
-        list[str], typer.Argument(help="Run folders: the first is what the others are set against.")
+        list[str],
+        typer.Argument(
+            help="Run folders: the first is what the others are set against.",
+            autocompletion=completion.runs,
+        ),
     ],
     threshold: Annotated[
         float, typer.Option(help="Percent by which a cell may be slower before it counts.", min=0)
@@ -139,7 +149,13 @@ def compare(
 
 
 def history(
-    variant: Annotated[str, typer.Argument(help="Folder, label or full name of a solution.")],
+    variant: Annotated[
+        str,
+        typer.Argument(
+            help="Folder, label or full name of a solution.",
+            autocompletion=completion.solution_names,
+        ),
+    ],
     gpu: Annotated[
         str | None, typer.Option(help="Only records of GPUs whose name contains this.")
     ] = None,

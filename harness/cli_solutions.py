@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from harness.completion import solution_names
 from harness.definition import FULL
 from harness.environment import visible_gpus
 from harness.export import write_solution_json, write_starter_kit
@@ -56,7 +57,12 @@ def list_solutions(
 def new(
     name: Annotated[str, typer.Argument(help="Folder, label and name of the new solution.")],
     source: Annotated[
-        str, typer.Option("--from", help="The solution to start from, by any of its names.")
+        str,
+        typer.Option(
+            "--from",
+            help="The solution to start from, by any of its names.",
+            autocompletion=solution_names,
+        ),
     ] = "triton_v2",
     solutions_dir: SolutionsDir = None,
 ) -> None:
@@ -76,7 +82,10 @@ def new(
 
 
 def export(
-    name: Annotated[str, typer.Argument(help="A solution, by any of its names.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="A solution, by any of its names.", autocompletion=solution_names),
+    ],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("solution.json"),
     starter_kit: Annotated[
         Path | None,
