@@ -164,7 +164,7 @@ def history_chart(place: Place, entries: list[Entry], label: str) -> Chart | Non
     gpu, _, dataset, profile = place
     return Chart(
         name="history",
-        title=f"{label} on {gpu}, {dataset.split()[0]} dataset, profile {profile}",
+        title=f"{label} on {gpu}, {' '.join(dataset.split()[:2])} dataset, profile {profile}",
         x_label="workload, by number of tokens T",
         y_label="speedup (x)",
         ticks=tuple(str(workload.seq_len) for workload in order),

@@ -4,15 +4,22 @@ import csv
 import io
 import json
 import math
+import os
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from harness.paths import Paths
 from harness.record import load_record
+from harness.report.series import charts_of
 from harness.report.tables import tables_of
+from harness.report.view import build_report
 from harness.tables import columns, table
 from tests.harness import records
 from tests.harness.folders import harness
+
+GOLDEN = Path(__file__).parent / "report" / "golden"
 
 
 def test_csv_and_json_have_values_as_they_are():
@@ -40,6 +47,34 @@ def test_tables_of_a_report():
     assert wrong["max_abs_error"] == "inf" and wrong["speedup"] is None
     assert wrong["matched_ratio"] == 0.84999
     assert list(tables_of(records.cpu())) == ["cells", "correctness", "failures", "environment"]
+
+
+@pytest.mark.parametrize("name", records.ALL)
+def test_golden(name):
+    """All tables and what each chart plots, as data: `UPDATE_GOLDEN=1` rewrites the file, as for the other formats."""
+    record = records.ALL[name]()
+    data = {
+        "tables": {key: one.records() for key, one in tables_of(record).items()},
+        "charts": [asdict(chart) for chart in charts_of(build_report(record))],
+    }
+    rendered = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    path = GOLDEN / f"{name}.json"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(rendered)
+    assert rendered == path.read_text(), f"{path}: differs"
+
+
+def test_every_golden_file_is_tested():
+    assert {path.stem for path in GOLDEN.glob("*.json")} == set(records.ALL)
+
+
+@pytest.mark.parametrize("name", records.ALL)
+def test_csv_holds_what_json_holds(name):
+    for one in tables_of(records.ALL[name]()).values():
+        for from_csv, row in zip(
+            csv.DictReader(io.StringIO(one.csv())), one.records(), strict=True
+        ):
+            assert from_csv == {k: "" if v is None else str(v) for k, v in row.items()}
 
 
 @pytest.mark.parametrize("name", records.ALL)
