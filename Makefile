@@ -33,7 +33,7 @@ BACKEND ?=
 REPEATS ?=
 option = $(if $(2),--$(1) "$(2)")
 
-.PHONY: help setup bench report compare history list doctor dataset test test-gpu lint format bundle clean
+.PHONY: help setup bench report compare history list new export doctor dataset test test-gpu lint format bundle clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,12 @@ history: $(READY) ## show one solution over all records (VARIANT= GPU_NAME=)
 
 list: $(READY) ## show every solution and whether it can run here
 	@$(HARNESS) list
+
+new: $(READY) ## start a solution as a copy of another: NAME=my_variant (FROM=triton_v2)
+	@$(HARNESS) new "$(NAME)" $(call option,from,$(FROM))
+
+export: $(READY) ## write a solution as FlashInfer-Bench's solution.json: NAME=my_variant (OUT=<file>)
+	@$(HARNESS) export "$(NAME)" $(call option,out,$(OUT))
 
 doctor: $(READY) ## say what is installed and what is missing, with the fix
 	@$(HARNESS) doctor

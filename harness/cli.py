@@ -251,7 +251,7 @@ def main() -> None:
             sys.exit(ExitCode.USAGE)
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "python -m harness"
-        _fail(f"{message}; {command} --help says what it takes")
+        _fail(f"{message.rstrip('.')}; {command} --help says what it takes")
     sys.exit(code)
 
 

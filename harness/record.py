@@ -266,10 +266,10 @@ def load_record(folder: Path) -> RunRecord:
     try:
         text = path.read_text(encoding="utf-8")
         return RunRecord.model_validate_json(text)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise HarnessError(f"{path}: no such record; RUN takes a folder under results/") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise HarnessError(f"{path}: cannot be read ({error})") from None
+        raise HarnessError(f"{path}: cannot be read ({error}); mend the file") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "(whole file)"

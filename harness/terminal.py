@@ -47,7 +47,7 @@ def paths_of(
 def run_folder(run: str, results: Path) -> Path:
     """The folder of a run that was named by its path or by its name under `results`."""
     folder = Path(run)
-    return folder if folder.exists() else results / run
+    return folder if folder.exists() else results / run.removeprefix("results/")
 
 
 def print_json(data: Any) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.manifest import Manifest
 from harness.paths import PROJECT
-from harness.record import load_record
+from harness.record import Status, load_record
 from tests.pages import blocks, fresh_copy, run_blocks
 
 DOCS = PROJECT / "docs"
@@ -25,9 +26,12 @@ def run(copy: Path, name: str, *kinds: str) -> subprocess.CompletedProcess[str]:
 def test_add_a_solution(tmp_path: Path):
     copy = fresh_copy(tmp_path)
     run(copy, "add-a-solution.md")
-    for name in ("first-try", "second-try"):
+    for name, labels in (
+        ("first-try", ["my_variant", "triton_v2"]),
+        ("second-try", ["my_variant"]),
+    ):
         record = load_record(copy / "results" / name)
-        assert [s.label for s in record.solutions] == ["my_variant", "triton_v2"]
+        assert [s.label for s in record.solutions] == labels
         assert record.all_passed() and record.cells
     assert json.loads((copy / "build" / "solution.json").read_text())["name"] == "my_variant"
     assert (copy / "build" / "kit" / "config.toml").exists()
@@ -97,6 +101,17 @@ def test_links_lead_somewhere(page: Path):
         if anchor:
             headings = re.findall(r"(?m)^#+ (.*)$", there.read_text())
             assert anchor[1:] in {h.lower().replace(" ", "-") for h in headings}, anchor
+
+
+def test_every_status_is_explained():
+    """On the page that says how a cell can end."""
+    rows = re.findall(r"(?m)^\| ([A-Z_, ]+) \|", (DOCS / "reading-a-report.md").read_text())
+    assert sorted(", ".join(rows).split(", ")) == sorted(status.value for status in Status)
+
+
+def test_every_key_of_a_manifest_is_explained():
+    rows = re.findall(r"(?m)^\| `(\w+)` \|", (DOCS / "add-a-solution.md").read_text())
+    assert sorted(rows) == sorted(Manifest.model_fields)
 
 
 def test_the_readme_shows_charts_of_the_run_of_its_table():

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.main import get_command
 
+from harness.cli import app
 from harness.paths import PROJECT
 from tests.harness.folders import harness, write_solution
 
@@ -141,6 +143,28 @@ def test_makefile_hands_every_variable_over() -> None:
         '--suite "sweep"',
     ):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("goal", "words"),
+    [
+        ("new NAME=mine FROM=triton_v1", 'new "mine" --from "triton_v1"'),
+        ("export NAME=mine OUT=x.json", 'export "mine" --out "x.json"'),
+        ("history VARIANT=mine GPU_NAME=H200", 'history "mine" --gpu "H200"'),
+    ],
+)
+def test_makefile_hands_names_over(goal: str, words: str) -> None:
+    done = subprocess.run(
+        f"make -n {goal}", shell=True, cwd=PROJECT, capture_output=True, text=True
+    )
+    assert f"-m harness {words}" in done.stdout
+
+
+def test_help_of_every_command_has_an_example() -> None:
+    commands = get_command(app).commands
+    assert {"bench", "report", "compare", "new"} <= set(commands)
+    for name, command in commands.items():
+        assert f"Example: python -m harness {name}" in command.help, name
 
 
 def test_makefile_help_lists_every_target() -> None:
