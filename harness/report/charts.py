@@ -32,6 +32,8 @@ DARK_RULES = "".join(
 MAX_X_TICKS = 40
 SIZE_INCHES = (8.0, 4.8)
 LEGEND_COLUMNS = 5
+LEGEND_CHARACTERS = 88
+"""As many fit into one row of the legend, with 6 for each mark."""
 STYLE: dict[str, Any] = {
     "svg.hashsalt": "harness",  # ids in the file follow from its content
     "svg.fonttype": "none",  # text stays text: small, and readable by screen readers
@@ -81,13 +83,21 @@ def draw(chart: Chart) -> str:
         axes.set_xlabel(chart.x_label)
         axes.set_ylabel(chart.y_label)
         # Under the axes, where it hides no mark and leaves them the whole width of a phone.
-        lines = len(axes.get_lines())
-        columns = math.ceil(lines / math.ceil(lines / LEGEND_COLUMNS))  # rows of nearly one length
-        figure.legend(loc="outside lower left", ncols=columns, columnspacing=1.2)
+        labels = [str(line.get_label()) for line in axes.get_lines()]
+        figure.legend(loc="outside lower left", ncols=_legend_columns(labels), columnspacing=1.2)
         out = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(out, format="svg", metadata=nothing)
     return _finished(out.getvalue(), chart, notes)
+
+
+def _legend_columns(labels: Sequence[str]) -> int:
+    """As many as fit, with rows of nearly one length; matplotlib fills column after column."""
+    for rows in range(math.ceil(len(labels) / LEGEND_COLUMNS), len(labels)):
+        columns = [labels[i : i + rows] for i in range(0, len(labels), rows)]
+        if sum(max(map(len, column)) + 6 for column in columns) <= LEGEND_CHARACTERS:
+            return len(columns)
+    return 1
 
 
 def _plot(axes: "Axes", chart: Chart) -> dict[str, Sequence[Point]]:

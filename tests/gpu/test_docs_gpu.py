@@ -1,4 +1,4 @@
-"""The commands of docs/ that need a GPU, run as a reader would."""
+"""The commands of docs/ that need a GPU, run as a reader would: `pytest -m gpu_docs tests/gpu`, about ten minutes."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ from harness.paths import PROJECT
 from harness.record import load_record
 from tests.pages import fresh_copy, run_blocks
 
-pytestmark = pytest.mark.gpu
+pytestmark = pytest.mark.gpu_docs
 DOCS = PROJECT / "docs"
 
 
@@ -25,7 +25,7 @@ def test_add_a_solution(tmp_path: Path):
 
 
 def test_gpu_hosts(tmp_path: Path):
-    """`make bench` as the page has it; `make test-gpu` is what runs this test."""
+    """All but the GPU tests, which run by themselves."""
     copy = fresh_copy(tmp_path)
     page = tmp_path / "page.md"
     page.write_text((DOCS / "gpu-hosts.md").read_text().replace("make test-gpu", "make list"))

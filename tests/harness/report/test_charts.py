@@ -128,6 +128,21 @@ def test_settings_of_the_user_change_nothing():
         assert draw(chart) == plain
 
 
+@pytest.mark.parametrize("length", [3, 13, 24, 60])
+def test_long_labels_stay_inside(length: int):
+    """By 6.5 points for a letter, which is more than these have in DejaVu Sans at 10 points."""
+    labels = [f"{letter * (length - 1)}1" for letter in "abcdefg"]
+    svg = draw(charts(records.speeds(**{label: {1: 2.0, 2: 3.0} for label in labels}))["speedup"])
+    root = ElementTree.fromstring(svg)
+    width = float((root.get("viewBox") or "").split()[2])
+    ends = [
+        float(element.get("x") or 0) + 6.5 * length
+        for element in root.iter(f"{{{SVG}}}text")
+        if element.text in labels
+    ]
+    assert len(ends) == 7 and max(ends) < width
+
+
 def test_a_gap_breaks_the_line():
     """A workload that a solution failed is not bridged: the line has as many pieces as runs of marks."""
     record = records.speeds(a={1: 2.0, 2: 3.0, 4: 5.0}, b={1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0})
