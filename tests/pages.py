@@ -17,7 +17,7 @@ from tests.harness.folders import environment
 KINDS = ("", "setup", "gpu", "network", "offline-gpu")
 LEFT_OUT = shutil.ignore_patterns(
     *(".git", ".venv", "build", "scratch", "__pycache__", "*.egg-info", ".pytest_cache"),
-    *(".ruff_cache", ".whl", "shared"),
+    *(".ruff_cache", ".whl"),
 )
 
 
