@@ -30,24 +30,38 @@ GPU ?=
 RUN ?=
 SUITE ?=
 BACKEND ?=
+REPEATS ?=
 option = $(if $(2),--$(1) "$(2)")
 
-.PHONY: help setup bench report list doctor dataset test test-gpu lint format bundle clean
+.PHONY: help setup bench report compare history list new export doctor dataset test test-gpu lint format bundle clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv with everything (TARGET=cpu or gpu; default: what is here)
 
-bench: $(READY) ## run solutions, write results/<run>/ (SOLUTIONS= PROFILE= WORKLOADS= GPU= RUN= SUITE= BACKEND=)
+bench: $(READY) ## run solutions, write results/<run>/ (SOLUTIONS= PROFILE= WORKLOADS= GPU= RUN= SUITE= BACKEND= REPEATS=)
 	@$(HARNESS) bench $(SOLUTIONS) $(call option,profile,$(PROFILE)) $(call option,workloads,$(WORKLOADS)) \
-	  $(call option,gpu,$(GPU)) $(call option,run,$(RUN)) $(call option,suite,$(SUITE)) $(call option,backend,$(BACKEND))
+	  $(call option,gpu,$(GPU)) $(call option,run,$(RUN)) $(call option,suite,$(SUITE)) $(call option,backend,$(BACKEND)) \
+	  $(call option,repeats,$(REPEATS))
 
-report: $(READY) ## write comparison.md of RUN=results/<run> again from its record
+report: $(READY) ## write comparison.md, report.html and charts of RUN=results/<run> again from its record
 	@$(HARNESS) report "$(RUN)"
+
+compare: $(READY) ## set records side by side: A=results/<run> B=results/<run> (C= THRESHOLD= percent)
+	@$(HARNESS) compare "$(A)" "$(B)" $(if $(C),"$(C)") $(call option,threshold,$(THRESHOLD))
+
+history: $(READY) ## show one solution over all records (VARIANT= GPU_NAME=)
+	@$(HARNESS) history "$(VARIANT)" $(call option,gpu,$(GPU_NAME))
 
 list: $(READY) ## show every solution and whether it can run here
 	@$(HARNESS) list
+
+new: $(READY) ## start a solution as a copy of another: NAME=my_variant (FROM=triton_v2)
+	@$(HARNESS) new "$(NAME)" $(call option,from,$(FROM))
+
+export: $(READY) ## write a solution as FlashInfer-Bench's solution.json: NAME=my_variant (OUT=<file>)
+	@$(HARNESS) export "$(NAME)" $(call option,out,$(OUT))
 
 doctor: $(READY) ## say what is installed and what is missing, with the fix
 	@$(HARNESS) doctor

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from harness import cells as cell_module
 from harness.cells import cell_from_line, cell_from_trace, is_collateral, missing, not_run_after
+from harness.clocks import ClockWatch
 from harness.dataset import stage
 from harness.environment import build_variables, capture, gpu_state
 from harness.errors import HarnessError
@@ -22,6 +23,7 @@ from harness.plan import Plan
 from harness.process import Finished, follow
 from harness.progress import Progress
 from harness.record import Ceilings, Cell, Status, WorkloadInfo, write_atomically
+from harness.repeats import combined
 
 # Traces are written only when a call of flashinfer-bench ends, and a start costs 6 to 12 s on an H200 host. Six
 # workloads a call keep the starts under a tenth of a full run and lose at most six workloads' latencies to a crash. The
@@ -38,15 +40,36 @@ class GpuBackend:
     def __init__(self, plan: Plan, progress: Progress):
         self.plan = plan
         self.progress = progress
-        self.cells: dict[tuple[str, str], Cell] = {}
-        self.traces: dict[tuple[str, str], dict[str, Any]] = {}
+        self._rounds: list[dict[tuple[str, str], Cell]] = [{}]
+        self.traces: dict[tuple[str, str, int], dict[str, Any]] = {}
+        """By solution, workload and repetition."""
         self.commands: list[list[str]] = []
         self.warnings: list[str] = []
         self._env = gpu_environment(plan)
         self._given_up: dict[str, Cell] = {}
+        self._clocks = ClockWatch(plan.gpu.index) if plan.gpu else None
+
+    @property
+    def cells(self) -> dict[tuple[str, str], Cell]:
+        """What is known of each cell, over all repetitions so far."""
+        return combined(self._rounds)
+
+    def clock_warnings(self) -> list[str]:
+        """Why clocks were held down during the run, a sentence each."""
+        return self._clocks.warnings() if self._clocks else []
+
+    @property
+    def _round(self) -> dict[tuple[str, str], Cell]:
+        """The cells of the repetition that is under way."""
+        return self._rounds[-1]
 
     def run(self) -> Iterable[None]:
         """Fill the grid; yields after each call of flashinfer-bench so that the record can be saved."""
+        yield from self._first()
+        for number in range(1, self.plan.repeats):
+            yield from self._repeat(number)
+
+    def _first(self) -> Iterable[None]:
         workloads = self.plan.workloads
         batches = [workloads[:1]] + [
             workloads[i : i + BATCH] for i in range(1, len(workloads), BATCH)
@@ -59,10 +82,34 @@ class GpuBackend:
             yield
         yield from self._retry()
 
+    def _repeat(self, number: int) -> Iterable[None]:
+        """Measure again whatever passed so far, with the solutions in an order rotated by one.
+
+        A whole pass over the workloads lies between two measurements of a cell, and each solution follows another one
+        than before: what drifts or is left behind then falls on all of them.
+        """
+        passed = {key for key, cell in self.cells.items() if cell.status is Status.PASSED}
+        turn = number % max(1, len(self.plan.runnable))
+        order = [v.name for v in [*self.plan.runnable[turn:], *self.plan.runnable[:turn]]]
+        self.progress.note(f"repetition {number + 1} of {self.plan.repeats}")
+        self._rounds.append({})
+        workloads = self.plan.workloads
+        for start in range(0, len(workloads), BATCH):
+            batch = workloads[start : start + BATCH]
+            names = [
+                name
+                for name in order
+                if name not in self._given_up and any((name, w.id) in passed for w in batch)
+            ]
+            if names:
+                self._call(f"repeat-{number}-{start // BATCH}", names, batch)
+            yield
+
     def _call(self, label: str, names: list[str], batch: list[WorkloadInfo]) -> None:
         """One `flashinfer-bench run` over a fresh root."""
         plan = self.plan
-        variants = [v for v in plan.runnable if v.name in names]
+        by_name = {v.name: v for v in plan.runnable}
+        variants = [by_name[name] for name in names]
         root = stage(plan.dataset, variants, [w.id for w in batch], plan.scratch / label)
         command = benchmark_command(plan, root, names)
         self.commands.append([Path(command[0]).name, *command[1:]])
@@ -73,8 +120,10 @@ class GpuBackend:
         def on_line(line: str) -> None:
             cell = cell_from_line(line)
             if cell and (cell.solution, cell.workload) in asked and not self._has(cell):
-                self.cells[cell.solution, cell.workload] = cell
+                self._round[cell.solution, cell.workload] = cell
                 self.progress.cell(cell)
+                if self._clocks:
+                    self._clocks.look()
 
         finished = follow(
             command, timeout_s=limit, env=self._env, cwd=PROJECT, log=log, on_line=on_line
@@ -85,7 +134,7 @@ class GpuBackend:
         shutil.rmtree(root)
 
     def _has(self, cell: Cell) -> bool:
-        known = self.cells.get((cell.solution, cell.workload))
+        known = self._round.get((cell.solution, cell.workload))
         return known is not None and known.origin == "log"
 
     def _take_traces(self, root: Path, asked: set[tuple[str, str]]) -> None:
@@ -108,9 +157,9 @@ class GpuBackend:
                         f"flashinfer-bench wrote more than one trace for {key[0]} on {key[1]}; the last one counts."
                     )
                 seen.add(key)
-                self.cells[key] = cell
+                self._round[key] = cell
                 trace["evaluation"]["log"] = cell.log_tail or ""
-                self.traces[key] = trace
+                self.traces[(*key, len(self._rounds) - 1)] = trace
 
     def _explain_missing(
         self, asked: set[tuple[str, str]], finished: Finished, limit: float, log: Path
@@ -122,16 +171,16 @@ class GpuBackend:
         else:
             why = "flashinfer-bench returned no result for it, yet exited with 0"
         for name, workload in asked:
-            known = self.cells.get((name, workload))
+            known = self._round.get((name, workload))
             if known is None or known.origin == "log":
                 cell = missing(name, workload, f"{why}; its output is in {shown(log)}")
                 tail = cell_module.tail(finished.tail) or None
-                self.cells[name, workload] = cell.model_copy(update={"log_tail": tail})
+                self._round[name, workload] = cell.model_copy(update={"log_tail": tail})
 
     def _give_up(self, names: list[str], asked: set[tuple[str, str]]) -> None:
         """Stop asking for a solution that cannot be built, or that hung: each further cell would cost the same."""
         for name in names:
-            mine = [self.cells[key] for key in sorted(asked) if key[0] == name]
+            mine = [self._round[key] for key in sorted(asked) if key[0] == name]
             for cell in mine:
                 hung = cell.status is Status.TIMEOUT and not is_collateral(cell)
                 if hung or cell.status is Status.COMPILE_ERROR:
@@ -140,23 +189,25 @@ class GpuBackend:
     def _charge_given_up(self, batch: list[WorkloadInfo]) -> None:
         for name, cause in self._given_up.items():
             for workload in batch:
-                if (name, workload.id) in self.cells:
+                if (name, workload.id) in self._round:
                     continue
                 if cause.status is Status.COMPILE_ERROR:
                     cell = cause.model_copy(update={"workload": workload.id})
                 else:
                     cell = not_run_after(cause, workload.id)
-                self.cells[name, workload.id] = cell
+                self._round[name, workload.id] = cell
 
     def _retry(self) -> Iterable[None]:
         """Give cells that were lost through no fault of their solution one more try, each solution alone."""
         for variant in self.plan.runnable:
             if variant.name in self._given_up:
                 continue
-            lost = [w for w in self.plan.workloads if is_collateral(self.cells[variant.name, w.id])]
+            lost = [
+                w for w in self.plan.workloads if is_collateral(self._round[variant.name, w.id])
+            ]
             if not lost:
                 continue
-            before = {w.id: self.cells.pop((variant.name, w.id)) for w in lost}
+            before = {w.id: self._round.pop((variant.name, w.id)) for w in lost}
             self.progress.note(
                 f"{variant.label}: {len(lost)} cells were lost; running them again alone"
             )
@@ -164,7 +215,7 @@ class GpuBackend:
                 self._call(f"retry-{variant.name}", [variant.name], lost)
             finally:
                 for uuid, cell in before.items():
-                    self.cells.setdefault((variant.name, uuid), cell)
+                    self._round.setdefault((variant.name, uuid), cell)
             self._charge_given_up(lost)
             yield
 

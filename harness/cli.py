@@ -2,54 +2,48 @@
 
 import errno
 import io
-import os
 import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness import cli_results, cli_solutions, completion
 from harness import doctor as doctor_module
 from harness.bench import profile_solutions
 from harness.dataset import write_out
 from harness.definition import FULL, discover_definitions
-from harness.environment import visible_gpus
 from harness.errors import ExitCode, HarnessError
 from harness.manifest import discover, select
-from harness.paths import Paths, shown
-from harness.plan import DEFAULT_SOLUTIONS, Request, make_plan, open_dataset, unmet
-from harness.report.markdown import write_report
+from harness.paths import shown
+from harness.plan import DEFAULT_SOLUTIONS, Request, make_plan, open_dataset
 from harness.run import command_line, execute
 from harness.summary import summary_table
+from harness.tables import columns, table
+from harness.terminal import (
+    AsCsv,
+    AsJson,
+    ConfigsDir,
+    ResultsDir,
+    SolutionsDir,
+    console,
+    errors,
+    paths_of,
+    print_table,
+)
 
 app = typer.Typer(
     help="Compare FlashInfer-Bench solutions of the DeepSeek-V3 FP8 block-scale MoE.",
     no_args_is_help=True,
-    add_completion=True,
+    # Shells complete names of commands, and `python -m harness` is none: `harness` is installed for that.
+    add_completion=not sys.argv[0].endswith("__main__.py"),
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Go on in silence: a reader that has left, as with `| head`, must not end a run."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-# Where it goes into a pipe or a file, nothing is cut to the width of a terminal that is not there.
-console = _Console() if sys.stdout.isatty() else _Console(soft_wrap=True, width=10_000)
-errors = Console(stderr=True, soft_wrap=True)
-
-SolutionsDir = Annotated[Path | None, typer.Option(help="Folder of solution folders [solutions/].")]
-ConfigsDir = Annotated[Path | None, typer.Option(help="Folder of profiles [configs/].")]
 GPU_HELP = "Which GPU, from 0, as nvidia-smi counts; among those of CUDA_VISIBLE_DEVICES if that is set [0]."
-ResultsDir = Annotated[Path | None, typer.Option(help="Folder of run folders [results/].")]
 
 
 @app.command()
@@ -57,10 +51,14 @@ def bench(
     solutions: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Folders, labels or names, or 'all'. Default: the four documented ones."
+            help="Folders, labels or names, or 'all'. Default: the four documented ones.",
+            autocompletion=completion.solution_names,
         ),
     ] = None,
-    profile: Annotated[str, typer.Option(help="A file of configs/, without .yaml.")] = "seed",
+    profile: Annotated[
+        str,
+        typer.Option(help="A file of configs/, without .yaml.", autocompletion=completion.profiles),
+    ] = "seed",
     workloads: Annotated[
         str | None,
         typer.Option(help="Ids, beginnings of ids, or T=57, T=1-80; separated by spaces."),
@@ -79,6 +77,9 @@ def bench(
         str | None,
         typer.Option(help="A folder of definitions/. Default: full size on a GPU, else small."),
     ] = None,
+    repeats: Annotated[
+        int, typer.Option(help="Measure everything so often, in rotated order; medians count.")
+    ] = 1,
     solutions_dir: SolutionsDir = None,
     results_dir: ResultsDir = None,
     configs_dir: ConfigsDir = None,
@@ -87,7 +88,7 @@ def bench(
 
     Example: python -m harness bench sglang_v1 triton_v2 --profile seed --workloads "T=1-80"
     """
-    paths = _paths(solutions_dir, results_dir, configs_dir)
+    paths = paths_of(solutions_dir, results_dir, configs_dir)
     request = Request(
         solutions=solutions or list(DEFAULT_SOLUTIONS),
         profile=profile,
@@ -97,6 +98,7 @@ def bench(
         suite=suite,
         backend=backend,
         definition=definition,
+        repeats=repeats,
     )
     plan = make_plan(request, paths)
     console.print(
@@ -116,24 +118,21 @@ def bench(
     raise typer.Exit(code)
 
 
-@app.command()
-def report(
-    run: Annotated[str, typer.Argument(help="A run folder, such as results/2026-02-02-b200.")],
-    results_dir: ResultsDir = None,
-) -> None:
-    """Write a run's comparison.md again, from its record alone.
-
-    Example: python -m harness report results/2026-02-02-b200
-    """
-    folder = Path(run)
-    if not folder.exists():
-        folder = _paths(results=results_dir).results / run.removeprefix("results/")
-    console.print(f"Report: {shown(write_report(folder))}", highlight=False)
+for command in (cli_results.report, cli_results.compare, cli_results.history):
+    app.command()(command)
+app.command("list")(cli_solutions.list_solutions)
+for command in (cli_solutions.new, cli_solutions.export):
+    app.command()(command)
 
 
 @app.command()
 def profile(
-    solutions: Annotated[list[str], typer.Argument(help="Folders, labels or names, or 'all'.")],
+    solutions: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders, labels or names, or 'all'.", autocompletion=completion.solution_names
+        ),
+    ],
     workloads: Annotated[
         str, typer.Option(help="As for bench; one per size class by default.")
     ] = "T=1 T=57 T=901 T=14107",
@@ -150,7 +149,7 @@ def profile(
     Example: python -m harness profile triton_v2 --workloads "T=1 T=57"
     """
     request = Request(solutions, workloads=workloads.split(), gpu=gpu, run=run, backend="gpu")
-    plan = make_plan(request, _paths(solutions_dir, results_dir))
+    plan = make_plan(request, paths_of(solutions_dir, results_dir))
     profiles = profile_solutions(plan).profiles
     labels = {v.name: v.label for v in plan.variants}
     for entry in profiles:
@@ -165,34 +164,28 @@ def profile(
     console.print(f"Profile: {shown(plan.folder / 'profile.json')}", highlight=False)
 
 
-@app.command("list")
-def list_solutions(solutions_dir: SolutionsDir = None) -> None:
-    """Show every solution, and whether it can run here."""
-    gpus = visible_gpus()
-    table = Table("solution", "name", "language", "state", "here")
-    for variant in discover(_paths(solutions_dir).solutions):
-        reason = unmet(variant, gpus[0] if gpus else None)
-        where = "GPU" if gpus else "CPU, correctness only"
-        manifest = variant.manifest
-        row = (variant.label, variant.name, manifest.language, manifest.state, reason or where)
-        table.add_row(*map(escape, row))
-    console.print(table)
-
-
 @app.command()
-def definitions() -> None:
-    """Show the definitions and their constant axes."""
-    table = Table("definition", "axes")
-    for name, definition in discover_definitions(_paths().definitions).items():
-        table.add_row(name, ", ".join(f"{k}={v}" for k, v in definition.const_axes.items()))
-    console.print(table)
+def definitions(as_json: AsJson = False, as_csv: AsCsv = False) -> None:
+    """Show the definitions and their constant axes.
+
+    Example: python -m harness definitions
+    """
+    header = columns(("definition", "definition"), ("axes", "axes"))
+    rows = [
+        (name, ", ".join(f"{k}={v}" for k, v in definition.const_axes.items()))
+        for name, definition in discover_definitions(paths_of().definitions).items()
+    ]
+    print_table(table("definitions", header, rows), as_json, as_csv)
 
 
 @app.command()
 def dataset(
     out: Annotated[Path, typer.Option(help="Folder to create.")],
     solutions: Annotated[
-        list[str] | None, typer.Argument(help="Solutions to include. Default: all.")
+        list[str] | None,
+        typer.Argument(
+            help="Solutions to include. Default: all.", autocompletion=completion.solution_names
+        ),
     ] = None,
     suite: Annotated[str, typer.Option(help="published, uniform, sweep or skewed.")] = "published",
     definition: Annotated[str, typer.Option(help="A folder of definitions/.")] = FULL,
@@ -202,7 +195,7 @@ def dataset(
 
     Example: python -m harness dataset --out /tmp/moe && flashinfer-bench run --local /tmp/moe
     """
-    paths = _paths(solutions_dir)
+    paths = paths_of(solutions_dir)
     known = discover_definitions(paths.definitions)
     if definition not in known:
         raise HarnessError(f"--definition: no {definition}; there are: {', '.join(known)}")
@@ -213,28 +206,20 @@ def dataset(
 
 
 @app.command()
-def doctor(solutions_dir: SolutionsDir = None) -> None:
-    """Say what is installed, which GPU is here, what each solution lacks, and how to get it."""
-    findings = doctor_module.examine(_paths(solutions_dir))
-    table = Table("", "what", "found", "fix")
-    for finding in findings:
-        table.add_row(
-            "ok" if finding.ok else "!!", *map(escape, (finding.what, finding.found, finding.fix))
-        )
-    console.print(table)
+def doctor(
+    as_json: AsJson = False, as_csv: AsCsv = False, solutions_dir: SolutionsDir = None
+) -> None:
+    """Say what is installed, which GPU is here, what each solution lacks, and how to get it.
+
+    Exits with 2 when something is wrong that everything needs.
+
+    Example: python -m harness doctor --json
+    """
+    findings = doctor_module.examine(paths_of(solutions_dir))
+    header = columns(("state", ""), ("what", "what"), ("found", "found"), ("fix", "fix"))
+    rows = [[f.state, f.what, f.found, f.fix] for f in findings]
+    print_table(table("doctor", header, rows), as_json, as_csv)
     raise typer.Exit(ExitCode.OK if all(f.ok or f.optional for f in findings) else ExitCode.USAGE)
-
-
-def _paths(
-    solutions: Path | None = None, results: Path | None = None, configs: Path | None = None
-) -> Paths:
-    default = Paths()
-    return Paths(
-        # Absolute: child processes run in the project's folder, wherever the user is.
-        solutions=(solutions or default.solutions).resolve(),
-        results=(results or default.results).resolve(),
-        configs=(configs or default.configs).resolve(),
-    )
 
 
 def _interrupt(*_: object) -> None:

@@ -74,13 +74,13 @@ def stage(dataset: Dataset, variants: list[Variant], ids: list[str], root: Path)
     """Make a fresh root with only these solutions and workloads and no traces; inputs are linked, not copied.
 
     flashinfer-bench appends to the traces it finds and runs every workload it finds, hence a root of its own for each
-    call.
+    call. It runs solutions in the order of their paths, which is made that of `variants`.
     """
     if root.exists():
         shutil.rmtree(root)
     (root / "traces").mkdir(parents=True)
     _write_definition_and_workloads(dataset, ids, root, link=True)
-    _write_solutions(dataset.definition, variants, root)
+    _write_solutions(dataset.definition, variants, root, numbered=True)
     blob = dataset.root / "blob"
     if blob.exists():
         (root / "blob").symlink_to(blob.resolve())
@@ -271,9 +271,12 @@ def _write_definition_and_workloads(
     write_atomically(_workloads_path(root, dataset.definition), "\n".join(lines) + "\n")
 
 
-def _write_solutions(definition: Definition, variants: list[Variant], root: Path) -> None:
-    for variant in variants:
-        folder = root / "solutions" / variant.manifest.author / definition.op_type / definition.name
+def _write_solutions(
+    definition: Definition, variants: list[Variant], root: Path, numbered: bool = False
+) -> None:
+    for number, variant in enumerate(variants):
+        first = f"{number:03}" if numbered else variant.manifest.author
+        folder = root / "solutions" / first / definition.op_type / definition.name
         _write_json(folder / f"{variant.name}.json", variant.solution_json(definition.name))
 
 

@@ -2,12 +2,26 @@
 
 import shutil
 from dataclasses import dataclass
+from typing import Literal
 
-from harness.environment import KNOWN_FLASHINFER_BENCH, has_package, versions, visible_gpus
+from harness.environment import (
+    KNOWN_FLASHINFER_BENCH,
+    Gpu,
+    has_package,
+    versions,
+    visible_gpus,
+)
 from harness.errors import HarnessError
-from harness.manifest import discover
+from harness.manifest import COMPILED_LANGUAGES, Variant, discover
 from harness.paths import Paths
 from harness.plan import unmet
+
+HOW_TO_INSTALL = {
+    "sgl_kernel": "make setup TARGET=gpu, or docs/gpu-hosts.md",
+    "deep_gemm": "pip install sgl-deep-gemm",
+    "flashinfer": "pip install flashinfer-python",
+}
+"""By the name of the import."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +35,11 @@ class Finding:
     optional: bool = False
     """Not needed by everything: its absence alone is no error."""
 
+    @property
+    def state(self) -> Literal["ok", "no", "!!"]:
+        """'no' is the absence of what not everything needs, '!!' is an error."""
+        return "ok" if self.ok else "no" if self.optional else "!!"
+
 
 def examine(paths: Paths) -> list[Finding]:
     """Look at packages, tools, GPU and solutions."""
@@ -30,6 +49,16 @@ def examine(paths: Paths) -> list[Finding]:
     except HarnessError as error:
         gpus, nvml = [], Finding(False, "GPU", str(error), "nvidia-smi says more")
     findings = [_package(name, found[name]) for name in ("torch", "triton", "flashinfer-bench")]
+    drawing = has_package("matplotlib")
+    findings.append(
+        Finding(
+            drawing,
+            "matplotlib",
+            "installed" if drawing else "not installed: reports have no charts",
+            "" if drawing else "make setup",
+            optional=True,
+        )
+    )
     if found["flashinfer-bench"] not in (None, KNOWN_FLASHINFER_BENCH):
         findings.append(
             Finding(
@@ -84,15 +113,31 @@ def _package(name: str, version: str | None) -> Finding:
     )
 
 
-def _solutions(paths: Paths, gpus: list) -> list[Finding]:
+def _solutions(paths: Paths, gpus: list[Gpu]) -> list[Finding]:
     try:
         variants = discover(paths.solutions)
     except HarnessError as error:
         return [Finding(False, "solutions", str(error), "mend the named file")]
-    findings = []
-    for variant in variants:
-        reason = unmet(variant, gpus[0] if gpus else None)
-        findings.append(
-            Finding(reason is None, variant.label, reason or "can run here", optional=True)
-        )
-    return findings
+    gpu = gpus[0] if gpus else None
+    return [_solution(variant, gpu) for variant in variants]
+
+
+def _solution(variant: Variant, gpu: Gpu | None) -> Finding:
+    reason = unmet(variant, gpu)
+    requires = variant.manifest.requires
+    found = f"{reason or 'can run here'}; it requires {requires.described()}"
+    return Finding(
+        reason is None, variant.label, found, _how_to(variant, gpu) if reason else "", optional=True
+    )
+
+
+def _how_to(variant: Variant, gpu: Gpu | None) -> str:
+    """How to get what an unmet solution requires."""
+    requires = variant.manifest.requires
+    if gpu is None and (requires.gpu or variant.manifest.language in COMPILED_LANGUAGES):
+        return "run it on a GPU host: docs/gpu-hosts.md"
+    wanted = requires.compute_capabilities
+    if gpu and wanted and gpu.info.compute_capability not in wanted:
+        return f"run it on a GPU of compute capability {' or '.join(wanted)}"
+    absent = [package for package in requires.packages if not has_package(package)]
+    return "; ".join(HOW_TO_INSTALL.get(p, f"pip install what provides {p}") for p in absent)

@@ -33,6 +33,15 @@ class Requires(BaseModel):
     gpu: bool = False
     """True: it cannot run on the CPU backend, though its language could."""
 
+    def described(self) -> str:
+        """'compute capability 9.0 or 10.0; sgl_kernel', or 'nothing'."""
+        parts = []
+        if self.compute_capabilities:
+            parts.append(f"compute capability {' or '.join(self.compute_capabilities)}")
+        elif self.gpu:
+            parts.append("a GPU")
+        return "; ".join(parts + self.packages) or "nothing"
+
 
 class Manifest(BaseModel):
     """`solutions/<variant>/manifest.yaml`; unknown keys are errors."""

@@ -35,6 +35,7 @@ class Request:
     suite: str = "published"
     backend: Literal["auto", "gpu", "cpu"] = "auto"
     definition: str | None = None
+    repeats: int = 1
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Plan:
     gpu: Gpu | None
     """None: the CPU backend."""
     paths: Paths
+    repeats: int = 1
+    """How often everything is measured."""
 
     @property
     def runnable(self) -> list[Variant]:
@@ -78,6 +81,8 @@ def make_plan(request: Request, paths: Paths) -> Plan:
     """
     profile = load_profile(paths.configs, request.profile)
     gpu = _choose_gpu(request)
+    if request.repeats < 1:
+        raise HarnessError(f"REPEATS: {request.repeats} is no number of repetitions; use 1 or more")
     variants = select(discover(paths.solutions), request.solutions)
     if not has_package("flashinfer_bench"):
         raise HarnessError(
@@ -97,6 +102,7 @@ def make_plan(request: Request, paths: Paths) -> Plan:
         skipped={v.name: reason for v in variants if (reason := unmet(v, gpu))},
         gpu=gpu,
         paths=paths,
+        repeats=request.repeats if gpu else 1,
     )
 
 

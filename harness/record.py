@@ -3,6 +3,7 @@
 Reports are functions of a record alone, so any record can be rendered again years later.
 """
 
+import json
 import os
 import tempfile
 from enum import Enum
@@ -53,6 +54,8 @@ class Cell(_Model):
     """The same for the reference, on the same inputs."""
     speedup: float | None = None
     """reference_latency_ms / latency_ms."""
+    repeat_latencies_ms: list[float] = Field(default_factory=list)
+    """latency_ms of each repetition, whose median latency_ms then is; empty for a single measurement."""
     max_abs_error: float | None = None
     """Largest absolute error of any element in any trial; may be inf or nan."""
     max_rel_error: float | None = None
@@ -221,6 +224,8 @@ class RunRecord(_Model):
     """In the order asked for."""
     workloads: list[WorkloadInfo]
     """Sorted by number of tokens."""
+    repeats: int = 1
+    """How often everything was measured, each time with the solutions in another order."""
     cells: list[Cell]
     """One per (workload, solution) of the grid, MISSING ones included."""
     environment: Environment
@@ -257,8 +262,10 @@ def load_record(folder: Path) -> RunRecord:
         HarnessError: absent, not JSON, of another schema version or otherwise not a record.
     """
     path = folder / RECORD_NAME
+    text = ""
     try:
-        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return RunRecord.model_validate_json(text)
     except (FileNotFoundError, NotADirectoryError):
         raise HarnessError(f"{path}: no such record; RUN takes a folder under results/") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -267,8 +274,26 @@ def load_record(folder: Path) -> RunRecord:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
         raise HarnessError(
-            f"{path}: key '{key}': {first['msg']}; the file is damaged or of a schema other than {SCHEMA_VERSION}"
+            _other_schema(path, text)
+            or f"{path}: key '{key}': {first['msg']}; the file is damaged, or a later version of the harness wrote it"
         ) from None
+
+
+def _other_schema(path: Path, text: str) -> str | None:
+    """Why a record of another schema cannot be read and what can read it; None for one of this schema."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(data, dict) or data.get("schema_version") == SCHEMA_VERSION:
+        return None
+    environment = data.get("environment")
+    commit = environment.get("git_commit") if isinstance(environment, dict) else None
+    return (
+        f"{path}: key 'schema_version': {data.get('schema_version', 'missing')}, and this version of the harness reads "
+        f"{SCHEMA_VERSION}; render it with the version that wrote it"
+        + (f", commit {commit}" if commit else "")
+    )
 
 
 def write_atomically(path: Path, text: str) -> None:

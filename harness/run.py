@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from rich.console import Console
 
@@ -31,7 +31,7 @@ from harness.record import (
     save_record,
     write_atomically,
 )
-from harness.report.markdown import write_report
+from harness.report import write_report
 
 TRACES_NAME = "traces.jsonl"
 
@@ -39,12 +39,16 @@ TRACES_NAME = "traces.jsonl"
 class Backend(Protocol):
     """What fills the grid."""
 
-    cells: dict[tuple[str, str], Cell]
-    traces: dict[tuple[str, str], dict[str, Any]]
+    @property
+    def cells(self) -> dict[tuple[str, str], Cell]: ...
+
+    traces: dict[Any, dict[str, Any]]
     commands: list[list[str]]
     warnings: list[str]
 
     def run(self) -> Iterable[None]: ...
+
+    def clock_warnings(self) -> list[str]: ...
 
 
 @dataclass
@@ -77,7 +81,7 @@ def execute(plan: Plan, command: list[str], console: Console) -> tuple[RunRecord
     labels = {v.name: v.label for v in plan.variants}
     interrupted = False
     failed: OSError | None = None
-    total = len(plan.runnable) * len(plan.workloads)
+    total = len(plan.runnable) * len(plan.workloads) * plan.repeats
     with Progress(console, total, labels) as progress:
         backend: Backend = (GpuBackend if plan.gpu else CpuBackend)(plan, progress)
         for name, reason in plan.skipped.items():
@@ -91,12 +95,14 @@ def execute(plan: Plan, command: list[str], console: Console) -> tuple[RunRecord
                 progress.note(warning)
             if plan.gpu:
                 session.before = gpu_state(plan.gpu.index)
-                session.warnings += _gpu_warnings(session.before)
+                session.warnings += _gpu_warnings(session.before, "before")
                 progress.note(f"measuring the ceilings of {plan.gpu.info.name}")
                 session.ceilings, warning = measure_ceilings(plan)
                 session.warnings += [warning] if warning else []
             for _ in backend.run():
                 _save(_record(session, backend, partial=True), backend, plan)
+            if plan.gpu:
+                session.warnings += _gpu_warnings(gpu_state(plan.gpu.index), "after")
         except KeyboardInterrupt:
             interrupted = True
             # From here on it takes seconds, and an impatient second Ctrl-C would lose what the first one kept.
@@ -171,10 +177,11 @@ def _record(session: _Session, backend: Backend, partial: bool) -> RunRecord:
         dataset=plan.dataset.info,
         solutions=[v.info() for v in plan.variants],
         workloads=plan.workloads,
+        repeats=plan.repeats,
         cells=cells,
         environment=capture(plan.gpu, session.before),
         ceilings=session.ceilings,
-        warnings=[*session.warnings, *backend.warnings],
+        warnings=[*session.warnings, *backend.warnings, *backend.clock_warnings()],
     )
 
 
@@ -196,15 +203,16 @@ def timer(version: str | None, profile: Profile) -> str:
     )
 
 
-def _gpu_warnings(state: GpuState | None) -> list[str]:
+def _gpu_warnings(state: GpuState | None, when: Literal["before", "after"]) -> list[str]:
     warnings = []
     if state and state.throttle_reasons:
         warnings.append(
-            f"Clocks were held down before the run: {', '.join(state.throttle_reasons)}."
+            f"Clocks were held down {when} the run: {', '.join(state.throttle_reasons)}."
         )
     if state and state.other_processes:
+        moment = "began" if when == "before" else "ended"
         warnings.append(
-            f"{state.other_processes} other process(es) used the GPU when the run began; latencies may be too high."
+            f"{state.other_processes} other process(es) used the GPU when the run {moment}; latencies may be too high."
         )
     return warnings
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from statistics import fmean
 
+from harness.noise import Interval, median_interval
 from harness.record import RunRecord, Status, WorkloadInfo
 
 SMALL_MAX_TOKENS = 901
@@ -225,7 +226,8 @@ def best_on(record: RunRecord, workload: str) -> Best | None:
     """The best solutions on one workload; None when no solution passed it.
 
     Ties are decided on the speedups as displayed, with two decimals: a smaller difference is not
-    one that is shown.
+    one that is shown. Where latencies were measured repeatedly, a solution whose interval overlaps
+    that of the fastest ties too: noise may explain the difference.
     """
     values = {
         solution.name: speed
@@ -234,9 +236,22 @@ def best_on(record: RunRecord, workload: str) -> Best | None:
     }
     if not values:
         return None
-    top = max(rounded(speed) for speed in values.values())
-    winners = tuple(name for name, speed in values.items() if rounded(speed) == top)
-    return Best(workload, winners, max(values.values()))
+    fastest = max(values, key=lambda name: values[name])
+    top = latency_interval(record, fastest, workload)
+
+    def ties(name: str, speed: float) -> bool:
+        if rounded(speed) == rounded(values[fastest]):
+            return True
+        mine = latency_interval(record, name, workload)
+        return mine is not None and top is not None and mine.overlaps(top)
+
+    winners = tuple(name for name, speed in values.items() if ties(name, speed))
+    return Best(workload, winners, values[fastest])
+
+
+def latency_interval(record: RunRecord, solution: str, workload: str) -> Interval | None:
+    """Interval of the median latency in ms; None where it was not measured often enough."""
+    return median_interval(record.cell(solution, workload).repeat_latencies_ms)
 
 
 def comparable(covered: Mapping[str, set[str]]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from harness.record import RunRecord, Status, load_record, write_atomically
+from harness.record import RunRecord, Status
 from harness.report import shell
 from harness.report.numbers import (
     ABSENT,
@@ -19,12 +19,14 @@ from harness.report.numbers import (
     span,
     times,
 )
+from harness.report.series import Chart, charts_of
 from harness.report.view import CellView, Correctness, Failure, Report, RowView, build_report
 from harness.roofline import COUNTED
 from harness.stats import Mean
 
-REPORT_NAME = "comparison.md"
 TEMPLATES = Path(__file__).parent / "templates"
+CHARTS_FOLDER = "charts"
+"""Beside comparison.md, which embeds the files in it."""
 
 _ANSI = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -57,6 +59,7 @@ def render_markdown(record: RunRecord) -> str:
         "results_table": results_table,
         "correctness_table": correctness_table,
         "floor_table": floor_table,
+        "interval_table": interval_table,
         "matched_table": matched_table,
         "error_table": error_table,
         "summary_table": summary_table,
@@ -65,18 +68,18 @@ def render_markdown(record: RunRecord) -> str:
         "measured_errors": measured_errors,
         "floor_counts": COUNTED,
     }
-    return environment.get_template("comparison.md.j2").render(report=build_report(record))
+    report = build_report(record)
+    charts = {chart.name: chart for chart in charts_of(report)}
+    environment.globals["chart"] = lambda name: chart_image(charts.get(name))
+    return environment.get_template("comparison.md.j2").render(report=report)
 
 
-def write_report(folder: Path) -> Path:
-    """Render `folder`/run.json to `folder`/comparison.md and return its path.
-
-    Raises:
-        HarnessError: no record there, or it cannot be read.
-    """
-    path = folder / REPORT_NAME
-    write_atomically(path, render_markdown(load_record(folder)))
-    return path
+def chart_image(chart: Chart | None) -> str:
+    """The chart as an embedded image with its description; empty when the record has no such chart."""
+    if chart is None:
+        return ""
+    alt = re.sub(r"([\\\[\]])", r"\\\1", text(chart.alt))
+    return f"![{alt}]({CHARTS_FOLDER}/{chart.name}.svg)\n\n"
 
 
 # Free text: nothing that a manifest, a log or a document says may break a table or open a block.
@@ -84,7 +87,7 @@ def write_report(folder: Path) -> Path:
 
 def text(value: str) -> str:
     """Free text on one line, with inline markdown left alone and HTML shown as it is written."""
-    return " ".join(_clean(value).split()).replace("<", "&lt;")
+    return " ".join(plain_text(value).split()).replace("<", "&lt;")
 
 
 def table_cell(value: str) -> str:
@@ -94,7 +97,7 @@ def table_cell(value: str) -> str:
 
 def code(value: str) -> str:
     """Machine text on one line as a code span, whatever backticks it holds."""
-    flat = " ".join(_clean(value).split())
+    flat = " ".join(plain_text(value).split())
     if not flat:
         return ""
     fence = "`" * (_longest_run(flat) + 1)
@@ -111,16 +114,17 @@ def fenced(value: str, language: str = "text") -> str:
     """A code block, with a fence longer than any run of backticks inside and without control
     characters."""
     fence = "`" * max(3, _longest_run(value) + 1)
-    return f"{fence}{language}\n{_clean(value).strip(chr(10))}\n{fence}"
+    return f"{fence}{language}\n{plain_text(value).strip(chr(10))}\n{fence}"
 
 
 def quote(value: str) -> str:
     """Free markdown as a block quote: an open fence or a heading in it stays in it."""
-    lines = _clean(value).strip().split("\n")
+    lines = plain_text(value).strip().split("\n")
     return "\n".join(f"> {line}".rstrip() for line in lines)
 
 
-def _clean(value: str) -> str:
+def plain_text(value: str) -> str:
+    """Free text without terminal escapes and control characters; only newlines and tabs are left."""
     value = _ANSI.sub("", value.replace("\r\n", "\n").replace("\r", "\n"))
     return _CONTROL.sub("", value)
 
@@ -218,6 +222,22 @@ def floor_table(report: Report) -> str:
         [*_workload_header(report)[:2], *floor_header, *per_solution],
         "lr" + ("rl" if report.has_floor else "") + "r" * len(per_solution),
         [[*_workload(row)[:2], *cells(row)] for row in report.rows],
+    )
+
+
+def interval_table(report: Report) -> str:
+    """Median latency with its interval by workload."""
+
+    def entry(cell: CellView) -> str:
+        if cell.latency_us is None or cell.interval_us is None:
+            return _or_absent(cell.latency_us, microseconds)
+        low, high = microseconds(cell.interval_us.low), microseconds(cell.interval_us.high)
+        return f"{microseconds(cell.latency_us)} ({low} to {high})"
+
+    return table(
+        [*_workload_header(report)[:2], *(f"{label} us" for label in _labels(report))],
+        "lr" + "r" * len(report.labels),
+        [[*_workload(row)[:2], *map(entry, row.cells)] for row in report.rows],
     )
 
 

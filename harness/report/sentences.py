@@ -56,7 +56,8 @@ def config(record: RunRecord) -> str:
         return f"{record.profile_name} ({repeats}, {timeout})"
     if record.backend == "cpu":
         return f"{record.profile_name} ({timeout})"
-    return f"{record.profile_name} ({repeats}, {timeout}, {p.runner} runner)"
+    often = f", {record.repeats} repetitions in rotated order" if record.repeats > 1 else ""
+    return f"{record.profile_name} ({repeats}, {timeout}, {p.runner} runner{often})"
 
 
 def dataset(record: RunRecord) -> str:

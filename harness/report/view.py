@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
+from harness.noise import Interval, median_interval
 from harness.record import Cell, GpuState, RunRecord, SolutionInfo, Status, WorkloadInfo
 from harness.report import sentences
 from harness.report.claims import CheckedClaim, check_claims
@@ -46,8 +47,14 @@ class CellView:
     best: bool
     """Shares the best speedup of the workload, among several solutions."""
     latency_us: float | None
+    interval_us: Interval | None
+    """Of the median over repetitions; None where there were too few."""
     floor_ratio: float | None
     matched_ratio: float | None
+    max_abs_error: float | None
+    max_rel_error: float | None
+    reason: str | None
+    log_tail: str | None
 
 
 @dataclass(frozen=True)
@@ -199,6 +206,8 @@ class Report:
     git_changes: str
     """A comment for the line that checks the commit out, when that is not the whole truth."""
     real_dataset: bool
+    required_matched_ratio: float
+    repeats: int
 
     @property
     def columns(self) -> tuple[tuple[str, SolutionInfo], ...]:
@@ -214,6 +223,11 @@ class Report:
     def has_latency(self) -> bool:
         """Whether any cell has a latency."""
         return any(cell.latency_us is not None for row in self.rows for cell in row.cells)
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether any latency was measured often enough for an interval."""
+        return any(cell.interval_us for row in self.rows for cell in row.cells)
 
     @property
     def has_floor(self) -> bool:
@@ -286,6 +300,8 @@ def build_report(record: RunRecord) -> Report:
         git_commit=record.environment.git_commit,
         git_changes=sentences.git_changes(record.environment.git_dirty),
         real_dataset=record.dataset.kind == "real",
+        required_matched_ratio=record.profile.required_matched_ratio,
+        repeats=record.repeats,
     )
 
 
@@ -326,8 +342,13 @@ def _row(record: RunRecord, workload: WorkloadInfo, grid: Grid, names: Names) ->
             speedup=speedups(record, solution).get(workload.id) if timed else None,
             best=len(record.solutions) > 1 and solution in winners,
             latency_us=None if latency is None else latency * 1e3,
+            interval_us=_interval(cell) if latency is not None else None,
             floor_ratio=ratio_to_floor(latency, floor),
             matched_ratio=cell.matched_ratio,
+            max_abs_error=cell.max_abs_error,
+            max_rel_error=cell.max_rel_error,
+            reason=cell.reason,
+            log_tail=cell.log_tail,
         )
 
     return RowView(
@@ -339,6 +360,10 @@ def _row(record: RunRecord, workload: WorkloadInfo, grid: Grid, names: Names) ->
         winners=tuple(names.label(name) for name in winners),
         floor=floor if timed else None,
     )
+
+
+def _interval(cell: Cell) -> Interval | None:
+    return median_interval([latency * 1e3 for latency in cell.repeat_latencies_ms])
 
 
 def _summary(record: RunRecord, rows: tuple[RowView, ...]) -> tuple[SummaryRow, ...]:

@@ -186,7 +186,8 @@ def record(
         ),
         "ceilings": CEILINGS,
     }
-    return RunRecord(**(values | changes))
+    # A copy, so that a test may change what it got.
+    return RunRecord(**(values | changes)).model_copy(deep=True)
 
 
 def four_way() -> RunRecord:
@@ -343,6 +344,54 @@ def cpu() -> RunRecord:
     )
 
 
+def repeated() -> RunRecord:
+    """Five repetitions: a and b cannot be told apart at T=1, can at T=57; c was measured once."""
+    latencies = {
+        ("a", W1.id): [0.50, 0.49, 0.52, 0.51, 0.50],
+        ("b", W1.id): [0.51, 0.50, 0.50, 0.53, 0.51],
+        ("a", W57.id): [0.70, 0.71, 0.70, 0.72, 0.70],
+        ("b", W57.id): [0.60, 0.61, 0.60, 0.60, 0.62],
+    }
+    cells = []
+    for workload in (W1, W57):
+        for label in "ab":
+            values = latencies[label, workload.id]
+            middle = sorted(values)[2]
+            cells.append(passed(label, workload, middle, repeat_latencies_ms=values))
+        cells.append(passed("c", workload, 0.8))
+    return record([solution(label) for label in "abc"], [W1, W57], cells, repeats=5)
+
+
+def nine_by_nineteen() -> RunRecord:
+    """The size of a full comparison: nine solutions on nineteen workloads, two cells failed with a long log."""
+    tokens = [1, 7, 14, 15, 16, 32, *range(52, 60), 62, 80, 901, 11948, 14107]
+    workloads = [
+        W57.model_copy(update={"id": f"w{number:02}", "seq_len": T})
+        for number, T in enumerate(tokens)
+    ]
+    labels = [f"solution_{number}" for number in range(1, 10)]
+    log = "\n".join(f"line {number} of a log" for number in range(40))
+    cells = []
+    for row, workload in enumerate(workloads):
+        for column, label in enumerate(labels):
+            if column == 8 and row in (3, 18):
+                cells.append(failed(label, workload, "RUNTIME_ERROR", reason="died", log_tail=log))
+                continue
+            latency = 0.3 + 0.02 * row + 0.05 * column
+            speed = {"reference_latency_ms": 15.0, "speedup": 15.0 / latency}
+            cells.append(
+                Cell(
+                    solution=f"{label}_moe",
+                    workload=workload.id,
+                    status=Status.PASSED,
+                    latency_ms=latency,
+                    matched_ratio=0.99 - 0.001 * column,
+                    **speed,
+                )
+            )
+    return record([solution(label) for label in labels], workloads, cells)
+
+
 ALL = {
     maker.__name__: maker
     for maker in (
@@ -354,5 +403,6 @@ ALL = {
         baseline,
         nothing_passed,
         cpu,
+        repeated,
     )
 }

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.main import get_command
 
+from harness.cli import app
 from harness.paths import PROJECT
 from harness.record import load_record
 from tests.harness.folders import (
@@ -122,11 +124,11 @@ def test_no_room_for_a_report(tmp_path: Path) -> None:
     folder = tmp_path / "r"
     folder.mkdir()
     (folder / "run.json").write_bytes((RUN / "run.json").read_bytes())
-    (folder / "comparison.md").write_text("old")
+    (folder / "charts" / "speedup.svg").write_text("old")
     done = harness_with_small_files(4, "report", folder)
-    refused(done, str(folder / "comparison.md"), "too large", "make room")
-    assert sorted(p.name for p in folder.iterdir()) == ["comparison.md", "run.json"]
-    assert (folder / "comparison.md").read_text() == "old"
+    refused(done, str(folder / "charts" / "speedup.svg"), "too large", "make room")
+    assert sorted(p.name for p in folder.iterdir()) == ["charts" / "speedup.svg", "run.json"]
+    assert (folder / "charts" / "speedup.svg").read_text() == "old"
 
 
 def test_damaged_record(tmp_path: Path) -> None:
@@ -213,6 +215,28 @@ def test_makefile_hands_every_variable_over() -> None:
         '--suite "sweep"',
     ):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("goal", "words"),
+    [
+        ("new NAME=mine FROM=triton_v1", 'new "mine" --from "triton_v1"'),
+        ("export NAME=mine OUT=x.json", 'export "mine" --out "x.json"'),
+        ("history VARIANT=mine GPU_NAME=H200", 'history "mine" --gpu "H200"'),
+    ],
+)
+def test_makefile_hands_names_over(goal: str, words: str) -> None:
+    done = subprocess.run(
+        f"make -n {goal}", shell=True, cwd=PROJECT, capture_output=True, text=True
+    )
+    assert f"-m harness {words}" in done.stdout
+
+
+def test_help_of_every_command_has_an_example() -> None:
+    commands = get_command(app).commands
+    assert {"bench", "report", "compare", "new"} <= set(commands)
+    for name, command in commands.items():
+        assert f"Example: python -m harness {name}" in command.help, name
 
 
 def test_makefile_help_lists_every_target() -> None:

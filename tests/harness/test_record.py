@@ -9,9 +9,11 @@ import pytest
 
 from harness.errors import HarnessError
 from harness.paths import PROJECT
-from harness.record import Cell, Status, load_record, save_record, write_atomically
+from harness.record import Cell, RunRecord, Status, load_record, save_record, write_atomically
+from harness.report import render_markdown
 
 SEED = PROJECT / "results" / "2026-02-02-b200"
+COMMITTED = sorted(path.parent for path in (PROJECT / "results").glob("*/run.json"))
 
 
 def test_round_trip_with_inf_and_nan(tmp_path: Path) -> None:
@@ -50,7 +52,13 @@ def test_all_passed() -> None:
     [
         (None, "no such record"),
         ("{", "whole file"),
-        ('{"schema_version": 2}', "schema_version"),
+        ('{"schema_version": 2}', "'schema_version': 2, and this version of the harness reads 1"),
+        ('{"run_id": "x"}', "'schema_version': missing"),
+        (
+            '{"schema_version": 0, "environment": {"git_commit": "c0ffee"}}',
+            "wrote it, commit c0ffee",
+        ),
+        ('{"schema_version": 1}', "'run_id': Field required"),
         ("[]", "whole file"),
     ],
 )
@@ -60,6 +68,17 @@ def test_damaged(tmp_path: Path, content: str | None, words: str) -> None:
     with pytest.raises(HarnessError, match=words) as error:
         load_record(tmp_path)
     assert str(tmp_path / "run.json") in str(error.value)
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_a_record_from_before_a_key_existed_renders(tmp_path: Path, folder: Path) -> None:
+    """Keys that later versions added have defaults: without them a record reads as it did."""
+    record = load_record(folder)
+    data = record.model_dump_json(exclude_defaults=True)
+    first = {"schema_version": record.schema_version, **json.loads(data)}
+    (tmp_path / "run.json").write_text(json.dumps(first))
+    assert len(first) < len(RunRecord.model_fields)
+    assert render_markdown(load_record(tmp_path)) == render_markdown(record)
 
 
 def test_unknown_keys_are_refused(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ line `# stub: WORD...`:
     missing (the runner returns no result)  lose (the whole workload is lost)     exit (flashinfer-bench dies)
     hang (until killed)                     break (what the persistent runner does to those after a dead worker)
     wait SECONDS SPEEDUP
+    series SPEEDUP,SPEEDUP,... (one for each repetition; "failed" for one that fails)
 
 STUB_LOG names a file that keeps the CUDA_VISIBLE_DEVICES of each runner.
 STUB_DISK is a file's name and how many bytes the disk has for it, which any process of ours is told at fsync.
 """
 
 import os
+import re
 import sys
 
 
@@ -85,6 +87,13 @@ def _install():
                 elif word == "wait":
                     time.sleep(float(rest[0]))
                     result = passed(float(rest[1]))
+                elif word == "series":
+                    found = re.match(r"repeat-(\d+)", os.path.basename(str(root)))
+                    value = rest[0].split(",")[int(found[1]) if found else 0]
+                    if value == "failed":
+                        result = evaluation("RUNTIME_ERROR", "RuntimeError: not this time")
+                    else:
+                        result = passed(float(value))
                 elif word in ("passed", "twice"):
                     result = passed(float(rest[0]))
                 elif word in ("nan", "inf"):

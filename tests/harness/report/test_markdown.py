@@ -283,7 +283,12 @@ def test_write_report_is_atomic_and_repeatable(tmp_path):
     assert (
         write_report(tmp_path).read_bytes() == first == render_markdown(records.four_way()).encode()
     )
-    assert {p.name for p in tmp_path.iterdir()} == {"run.json", "comparison.md"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "run.json",
+        "comparison.md",
+        "report.html",
+        "charts",
+    }
 
 
 def test_infinite_errors_survive_the_file(tmp_path):

@@ -1,0 +1,179 @@
+"""One solution over all records: what it reached where, and with which sources."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from harness.errors import HarnessError
+from harness.manifest import Variant
+from harness.record import RECORD_NAME, RunRecord, SolutionInfo, Status, load_record
+from harness.report.numbers import times
+from harness.report.series import Chart, Point, Series
+from harness.report.view import build_report
+from harness.stats import by_tokens, solution_stats
+from harness.tables import Table, columns, table
+
+Place = tuple[str, str, str, str]
+"""What must be alike for speedups to stand in one line: GPU, definition, dataset and profile."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record that has the solution."""
+
+    record: RunRecord
+    solution: SolutionInfo
+
+
+def find_entries(results: Path, name: str, gpu: str | None = None) -> tuple[list[Entry], list[str]]:
+    """Records under `results` with a solution of that folder, label or name, oldest first, and what could not be read.
+
+    Args:
+        gpu: only records of GPUs whose name contains this, in any case.
+
+    Raises:
+        HarnessError: no record has it.
+    """
+    entries, unread = [], []
+    known: set[str] = set()
+    for path in sorted(results.glob(f"*/{RECORD_NAME}")):
+        try:
+            record = load_record(path.parent)
+        except HarnessError as error:
+            unread.append(str(error))
+            continue
+        known |= {solution.label for solution in record.solutions}
+        there = gpu_of(record)
+        if gpu and gpu.lower() not in there.lower():
+            continue
+        for solution in record.solutions:
+            if name in (solution.name, solution.label, solution.folder):
+                entries.append(Entry(record, solution))
+    if not entries:
+        on = f" of a GPU like '{gpu}'" if gpu else ""
+        raise HarnessError(
+            f"VARIANT: no record{on} under {results} has '{name}'; there are: {', '.join(sorted(known)) or 'none'}"
+        )
+    return sorted(entries, key=lambda entry: entry.record.started), unread
+
+
+def gpu_of(record: RunRecord) -> str:
+    """The GPU's name, or 'CPU'."""
+    gpu = record.environment.gpu
+    return gpu.name if gpu else "CPU" if record.backend == "cpu" else "not recorded"
+
+
+def place_of(record: RunRecord) -> Place:
+    """Where a record stands; only speedups of one place are drawn together."""
+    info = record.dataset
+    dataset = f"{info.kind} {info.suite}" + (f" {info.hash[:12]}" if info.hash else "")
+    return gpu_of(record), record.definition.name, dataset, record.profile_name
+
+
+def places(entries: list[Entry]) -> dict[Place, list[Entry]]:
+    """The entries by place, in the order of the first of each."""
+    found: dict[Place, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(place_of(entry.record), []).append(entry)
+    return found
+
+
+def history_table(entries: list[Entry], present: Variant | None) -> Table:
+    """One row for each record.
+
+    Args:
+        present: the solution as it is in the working tree, to say which records are of other sources.
+    """
+    header = columns(
+        ("run", "run"),
+        ("started", "started"),
+        ("gpu", "GPU"),
+        ("dataset", "dataset"),
+        ("profile", "profile"),
+        ("source", "sources"),
+        ("present", "as now"),
+        ("passed", "passed", str),
+        ("workloads", "of", str),
+        ("average", "average", times),
+        ("small", "T<=901", times),
+        ("large", "T>10K", times),
+        ("floor_ratio", "median / floor", times),
+    )
+    return table("history", header, [_row(entry, present) for entry in entries])
+
+
+def _row(entry: Entry, present: Variant | None) -> list[object]:
+    record, solution = entry.record, entry.solution
+    gpu, _, dataset, profile = place_of(record)
+    digest = solution.source_hash
+    stats = solution_stats(record, solution.name)
+    cells = [cell for cell in record.cells if cell.solution == solution.name]
+    as_now = None if present is None or digest is None else digest == present.source_hash()
+    timed = record.backend != "cpu"
+    return [
+        record.run_id,
+        record.started[:10],
+        gpu,
+        dataset,
+        profile,
+        digest and digest[:12],
+        {True: "yes", False: "no", None: None}[as_now],
+        sum(cell.status is Status.PASSED for cell in cells),
+        len(record.workloads),
+        stats.average.value if timed else None,
+        stats.small.value if timed else None,
+        stats.large.value if timed else None,
+        _median_floor_ratio(record, solution.name),
+    ]
+
+
+def _median_floor_ratio(record: RunRecord, solution: str) -> float | None:
+    report = build_report(record)
+    column = [s.name for s in record.solutions].index(solution)
+    ratios = [row.cells[column].floor_ratio for row in report.rows]
+    known = [ratio for ratio in ratios if ratio is not None]
+    return median(known) if known else None
+
+
+def history_chart(place: Place, entries: list[Entry], label: str) -> Chart | None:
+    """Speedup by workload, one line for each record of one place; None when none has a speedup."""
+    workloads = {w.id: w for entry in entries for w in by_tokens(entry.record)}
+    order = sorted(workloads.values(), key=lambda workload: (workload.seq_len, workload.id))
+    position = {workload.id: index for index, workload in enumerate(order)}
+    series = []
+    for index, entry in enumerate(entries):
+        cells = [
+            cell
+            for cell in entry.record.cells
+            if cell.solution == entry.solution.name
+            and cell.status is Status.PASSED
+            and cell.speedup
+        ]
+        points = sorted(
+            (
+                Point(position[c.workload], c.speedup, _note(entry.record.run_id, c.speedup))
+                for c in cells
+                if c.speedup
+            ),
+            key=lambda point: point.x,
+        )
+        if points:
+            series.append(Series(index, entry.record.run_id, tuple(points)))
+    if not series:
+        return None
+    gpu, _, dataset, profile = place
+    return Chart(
+        name="history",
+        title=f"{label} on {gpu}, {' '.join(dataset.split()[:2])} dataset, profile {profile}",
+        x_label="workload, by number of tokens T",
+        y_label="speedup (x)",
+        ticks=tuple(str(workload.seq_len) for workload in order),
+        log_y=True,
+        series=tuple(series),
+        guide=None,
+        alt=f"Speedup of {label} by workload in {', '.join(one.label for one in series)}.",
+    )
+
+
+def _note(run: str, speedup: float) -> str:
+    return f"{run}: {times(speedup)}"

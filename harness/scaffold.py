@@ -1,0 +1,58 @@
+"""A new solution folder that starts as a copy of one that works."""
+
+import re
+import shutil
+from pathlib import Path
+
+import yaml
+
+from harness.errors import HarnessError
+from harness.manifest import MANIFEST_NAME, Variant, discover, load_variant
+from harness.record import write_atomically
+
+
+def new_solution(solutions: Path, name: str, source: Variant) -> Variant:
+    """Copy manifest and sources of `source` to `solutions`/`name`, under names of its own.
+
+    Args:
+        name: folder, label and FlashInfer-Bench name of the new solution.
+
+    Raises:
+        HarnessError: no such name is possible, or it is taken.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise HarnessError(
+            f"NAME: '{name}' is no solution name; use lower-case letters, digits and '_', a letter first"
+        )
+    folder = solutions / name
+    if folder.exists():
+        raise HarnessError(f"{folder}: exists; choose another name")
+    for variant in discover(solutions):
+        if name in variant.names:
+            raise HarnessError(f"NAME: '{name}' is a name of {variant.folder}; choose another")
+    text = (source.folder / MANIFEST_NAME).read_text(encoding="utf-8")
+    changes = {
+        "name": name,
+        "label": name,
+        "summary": f"Started from {source.label}; what differs goes here",
+        "notes": f"Started as a copy of {source.label}.",
+    }
+    for key, value in changes.items():
+        text = replace_key(text, key, value)
+    try:
+        for path, content in source.sources.items():
+            write_atomically(folder / path, content)
+        write_atomically(folder / MANIFEST_NAME, text)
+        return load_variant(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # half a folder would break every later command
+        raise
+
+
+def replace_key(text: str, key: str, value: str) -> str:
+    """`text`, a manifest, with `key` set to `value` and everything else, comments included, as it was."""
+    line = yaml.safe_dump({key: value}, width=10_000, allow_unicode=True).strip()
+    # A value may go on over indented and empty lines.
+    pattern = rf"(?m)^{re.escape(key)}:.*(?:\n(?:[ \t]+.*|(?=\n[ \t])))*"
+    changed, number = re.subn(pattern, lambda _: line, text, count=1)
+    return changed if number else f"{text.rstrip()}\n{line}\n"

@@ -1,0 +1,236 @@
+"""Records side by side: what counts as a regression, what may be compared, and the exit codes."""
+
+import csv
+import io
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.compare import (
+    Change,
+    RecordChange,
+    check_comparable,
+    compare_records,
+    remarks,
+    verdict,
+)
+from harness.errors import HarnessError
+from harness.paths import PROJECT
+from harness.record import RunRecord, save_record
+from tests.harness import records
+from tests.harness.folders import harness
+from tests.harness.records import W1, W57, failed, passed, record, solution
+
+
+def run(name: str, latencies: dict[str, list[float]], **changes) -> RunRecord:
+    """A record of two workloads; a latency of 0 is a failure."""
+    cells = []
+    for label, values in latencies.items():
+        for workload, ms in zip((W1, W57), values, strict=True):
+            cells.append(
+                passed(label, workload, ms) if ms else failed(label, workload, "RUNTIME_ERROR")
+            )
+    return record(
+        [solution(label) for label in latencies], [W1, W57], cells, run_id=name, **changes
+    )
+
+
+def changes_of(found: RecordChange) -> dict[tuple[str, str], Change]:
+    return {(c.solution.removesuffix("_moe"), c.workload[:2]): c.change for c in found.cells}
+
+
+def test_each_kind_of_change():
+    before = run("then", {"a": [1.0, 1.0], "b": [1.0, 0], "c": [1.0, 0]})
+    after = run("now", {"a": [1.2, 0.8], "b": [1.04, 1.0], "c": [0, 0]})
+    found = compare_records(before, after)
+    assert changes_of(found) == {
+        ("a", "11"): Change.REGRESSION,
+        ("a", "57"): Change.GAIN,
+        ("b", "11"): Change.SAME,
+        ("b", "57"): Change.MENDED,
+        ("c", "11"): Change.LOST,
+        ("c", "57"): Change.NOT_COMPARED,
+    }
+    assert found.regressed
+    assert found.solutions[0].ratio == pytest.approx((1.2 * 0.8) ** 0.5)
+    assert found.solutions[2].ratio is None
+    assert verdict(found, 0.05) == (
+        "now against then: 1 regression, 1 lost, 1 gain, 1 within 5%, 1 mended, 1 not compared, of 6 cells."
+    )
+
+
+@pytest.mark.parametrize(
+    ("factor", "threshold", "expected"),
+    [
+        (1.049, 0.05, Change.SAME),
+        (1.051, 0.05, Change.REGRESSION),
+        (1 / 1.049, 0.05, Change.SAME),
+        (1 / 1.051, 0.05, Change.GAIN),
+        (1.2, 0.25, Change.SAME),
+        (1.0, 0.0, Change.SAME),
+        (1.001, 0.0, Change.REGRESSION),
+    ],
+)
+def test_threshold(factor, threshold, expected):
+    found = compare_records(
+        run("then", {"a": [1.0, 1.0]}), run("now", {"a": [factor, 1.0]}), threshold
+    )
+    assert changes_of(found)["a", "11"] is expected
+
+
+def test_repetitions_that_overlap_are_noise():
+    """10% slower by the medians: noise when the intervals overlap, a regression when they do not."""
+    before, noisy, slower = (run(name, {"a": [1.0, 1.0]}) for name in ("then", "noisy", "slower"))
+    before.cells[0] = passed("a", W1, 1.0, repeat_latencies_ms=[1.0, 0.9, 1.2, 1.0, 1.1])
+    noisy.cells[0] = passed("a", W1, 1.1, repeat_latencies_ms=[1.1, 1.0, 1.1, 1.3, 1.2])
+    slower.cells[0] = passed("a", W1, 1.3, repeat_latencies_ms=[1.3, 1.3, 1.31, 1.3, 1.3])
+    assert changes_of(compare_records(before, noisy))["a", "11"] is Change.NOISE
+    assert not compare_records(before, noisy).regressed
+    assert changes_of(compare_records(before, slower))["a", "11"] is Change.REGRESSION
+
+
+def test_speedups_stand_in_where_a_record_has_no_latency():
+    before, after = records.speeds(a={1: 10.0}), records.speeds(a={1: 5.0})
+    (cell,) = compare_records(before, after).cells
+    assert cell.ratio == 2.0 and cell.change is Change.REGRESSION
+
+
+def test_solutions_of_one_record_only():
+    found = compare_records(
+        run("then", {"a": [1.0, 1.0], "old": [1.0, 1.0]}),
+        run("now", {"a": [1.0, 1.0], "new": [1.0, 1.0]}),
+    )
+    assert (found.only_before, found.only_after) == (("old",), ("new",))
+    assert not found.regressed
+
+
+def test_sources():
+    before, after = run("then", {"a": [1.0, 1.0]}), run("now", {"a": [1.0, 1.0]})
+    assert compare_records(before, after).solutions[0].same_source is True
+    after.solutions[0].source_hash = "other"
+    assert compare_records(before, after).solutions[0].same_source is False
+    after.solutions[0].source_hash = None
+    assert compare_records(before, after).solutions[0].same_source is None
+
+
+def test_nothing_in_common():
+    with pytest.raises(HarnessError, match="no solution in common"):
+        compare_records(run("then", {"a": [1.0, 1.0]}), run("now", {"b": [1.0, 1.0]}))
+    with pytest.raises(HarnessError, match="no workload in common"):
+        compare_records(run("then", {"a": [1.0, 1.0]}), records.speeds(a={1: 1.0}))
+
+
+def other_gpu(r: RunRecord) -> None:
+    assert r.environment.gpu
+    r.environment.gpu.name = "NVIDIA H100"
+
+
+def other_version(r: RunRecord) -> None:
+    r.environment.versions["flashinfer-bench"] = "0.2.0"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (other_gpu, ["GPU differs", "NVIDIA H200", "NVIDIA H100"]),
+        (other_version, ["flashinfer-bench version differs", "0.2.0"]),
+        (lambda r: setattr(r.dataset, "hash", "cd" * 32), ["dataset differs", "cdcdcdcdcdcd"]),
+        (lambda r: setattr(r, "timer", "CUPTI"), ["timer differs", "CUPTI"]),
+        (
+            lambda r: setattr(r, "profile", r.profile.model_copy(update={"iterations": 50})),
+            ["iterations of the profile differs", "20", "50"],
+        ),
+        (lambda r: setattr(r.definition, "name", "rmsnorm"), ["definition differs", "rmsnorm"]),
+    ],
+)
+def test_what_differs_is_named(change, words):
+    before, after = run("then", {"a": [1.0, 1.0]}), run("now", {"a": [1.0, 1.0]})
+    assert check_comparable([before, after]) == []
+    change(after)
+    (said,) = check_comparable([before, after])
+    for word in [*words, "then", "now"]:
+        assert word in said
+    assert len(check_comparable([before, before, after])) == 1
+
+
+def test_wording_of_the_timer_is_no_difference():
+    before, after = run("then", {"a": [1.0, 1.0]}), run("now", {"a": [1.0, 1.0]})
+    before.timer = "flashinfer-bench 0.1.2: CUDA events around each call, L2 flushed before it"
+    after.timer = "flashinfer-bench 0.1.2: CUDA events around each call on an idle GPU"
+    assert check_comparable([before, after]) == []
+
+
+def test_remarks_say_what_may_explain_a_change():
+    before, after = run("then", {"a": [1.0, 1.0]}), run("now", {"a": [1.0, 1.0]}, partial=True)
+    after.environment.host = "elsewhere"
+    after.warnings = ["Clocks were held down before the run: hardware slowdown."]
+    for cell in after.cells:
+        cell.reference_latency_ms = 1.2 * (cell.reference_latency_ms or 0)
+    said = " ".join(remarks([before, after]))
+    for words in ("another host", "interrupted", "hardware slowdown", "1.20x as long"):
+        assert words in said
+    assert remarks([before, before]) == []
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    made = {
+        "then": run("then", {"a": [1.0, 1.0]}),
+        "same": run("same", {"a": [1.01, 1.0]}),
+        "slow": run("slow", {"a": [2.0, 1.0]}),
+    }
+    for name, one in made.items():
+        save_record(one, tmp_path / name)
+    other_gpu(made["same"])
+    save_record(made["same"], tmp_path / "elsewhere")
+    return tmp_path
+
+
+def test_exit_codes(folders: Path):
+    same = harness("compare", folders / "then", folders / "same")
+    assert same.returncode == 0, same.stderr
+    assert "same against then: 0 regressions, 0 lost" in same.stdout
+    slow = harness("compare", "then", "same", "slow", "--results-dir", folders)
+    assert slow.returncode == 3
+    assert "2.00x" in slow.stdout and "slow against then: 1 regression" in slow.stdout
+    assert (
+        harness("compare", folders / "then", folders / "slow", "--threshold", 150).returncode == 0
+    )
+    for arguments, words in (
+        (["then"], "two or more"),
+        (["then", "nowhere"], "run.json"),
+        (["then", "elsewhere"], "GPU differs: then has NVIDIA H200, same NVIDIA H100"),
+    ):
+        done = harness("compare", *arguments, "--results-dir", folders)
+        assert done.returncode == 2 and words in done.stderr, done.stderr
+        assert done.stderr.count("\n") == 1
+    allowed = harness("compare", folders / "then", folders / "elsewhere", "--allow-different")
+    assert allowed.returncode == 0
+
+
+def test_for_programs(folders: Path):
+    done = harness("compare", folders / "then", folders / "slow", "--json")
+    data = json.loads(done.stdout)
+    assert done.returncode == 3 and data["regressed"] is True
+    assert data["records"] == ["then", "slow"]
+    assert data["cells"][0] == {
+        "solution": "a",
+        "workload": "11111111",
+        "seq_len": 1,
+        "then": "1000.0 us",
+        "slow": "2000.0 us",
+        "slow ratio": 2.0,
+        "slow change": "regression",
+    }
+    done = harness("compare", folders / "then", folders / "slow", "--csv")
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [row["slow change"] for row in rows] == ["regression", "same"]
+
+
+def test_make_compare_hands_everything_over():
+    command = "make -n compare A=results/x B=results/y C=results/z THRESHOLD=10"
+    done = subprocess.run(command, shell=True, cwd=PROJECT, capture_output=True, text=True)
+    text = " ".join(done.stdout.replace("\\\n", " ").split())
+    assert 'compare "results/x" "results/y" "results/z" --threshold "10"' in text
