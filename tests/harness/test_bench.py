@@ -197,7 +197,8 @@ def test_a_full_disk_keeps_the_finished_cells(tmp_path: Path) -> None:
     assert "artial" in (folder / "comparison.md").read_text()
     # The traces of the first call are whole, and nothing half-written is left.
     assert len((folder / "traces.jsonl").read_text().splitlines()) == 1
-    assert sorted(p.name for p in folder.iterdir()) == ["comparison.md", "run.json", "traces.jsonl"]
+    pages = ["charts", "comparison.md", "report.html"]
+    assert sorted(p.name for p in folder.iterdir()) == [*pages, "run.json", "traces.jsonl"]
 
 
 def test_existing_run_name_and_gpu_index(tmp_path: Path) -> None:

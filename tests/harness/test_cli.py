@@ -124,11 +124,11 @@ def test_no_room_for_a_report(tmp_path: Path) -> None:
     folder = tmp_path / "r"
     folder.mkdir()
     (folder / "run.json").write_bytes((RUN / "run.json").read_bytes())
-    (folder / "charts" / "speedup.svg").write_text("old")
+    (folder / "comparison.md").write_text("old")
     done = harness_with_small_files(4, "report", folder)
     refused(done, str(folder / "charts" / "speedup.svg"), "too large", "make room")
-    assert sorted(p.name for p in folder.iterdir()) == ["charts" / "speedup.svg", "run.json"]
-    assert (folder / "charts" / "speedup.svg").read_text() == "old"
+    assert sorted(p.name for p in folder.iterdir()) == ["charts", "comparison.md", "run.json"]
+    assert (folder / "comparison.md").read_text() == "old"
 
 
 def test_damaged_record(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def run_and_check(run: Callable[..., None], inputs: moe_cases.Inputs, what: str)
 @pytest.mark.parametrize(("tokens", "offset"), [(1, 0), (7, 77), (57, 224), (130, 32)])
 def test_random_routing(run: Callable[..., None], variant: str, tokens: int, offset: int) -> None:
     """130 tokens are for what depends on their number, which smaller sizes show as well."""
-    size = {"hidden": 256, "inter": 128} if tokens == 130 else {}
+    size = {"hidden": 512, "inter": 128} if tokens == 130 else {}
     run_and_check(run, moe_cases.make_inputs(tokens, offset, seed=tokens, **size), variant)
 
 
