@@ -30,18 +30,29 @@ GPU ?=
 RUN ?=
 SUITE ?=
 BACKEND ?=
+# VERIFY=0: bench without verification; the report then says "unverified".
+VERIFY ?=
+CHECKS ?=
+SANITIZER ?=
+SEED ?=
 option = $(if $(2),--$(1) "$(2)")
 
-.PHONY: help setup bench report list doctor dataset test test-gpu lint format bundle clean
+.PHONY: help setup bench verify report list doctor dataset test test-gpu lint format bundle clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv with everything (TARGET=cpu or gpu; default: what is here)
 
-bench: $(READY) ## run solutions, write results/<run>/ (SOLUTIONS= PROFILE= WORKLOADS= GPU= RUN= SUITE= BACKEND=)
+bench: $(READY) ## run solutions, write results/<run>/ (SOLUTIONS= PROFILE= WORKLOADS= GPU= RUN= SUITE= BACKEND= VERIFY=0)
 	@$(HARNESS) bench $(SOLUTIONS) $(call option,profile,$(PROFILE)) $(call option,workloads,$(WORKLOADS)) \
-	  $(call option,gpu,$(GPU)) $(call option,run,$(RUN)) $(call option,suite,$(SUITE)) $(call option,backend,$(BACKEND))
+	  $(call option,gpu,$(GPU)) $(call option,run,$(RUN)) $(call option,suite,$(SUITE)) $(call option,backend,$(BACKEND)) \
+	  $(if $(filter 0,$(VERIFY)),--no-verify)
+
+verify: $(READY) ## examine solutions call by call (SOLUTIONS= PROFILE= WORKLOADS= GPU= RUN= BACKEND= CHECKS= SANITIZER= SEED=)
+	@$(HARNESS) verify $(SOLUTIONS) $(call option,profile,$(PROFILE)) $(call option,workloads,$(WORKLOADS)) \
+	  $(call option,gpu,$(GPU)) $(call option,run,$(RUN)) $(call option,backend,$(BACKEND)) \
+	  $(call option,checks,$(CHECKS)) $(call option,sanitizer,$(SANITIZER)) $(call option,seed,$(SEED))
 
 report: $(READY) ## write comparison.md of RUN=results/<run> again from its record
 	@$(HARNESS) report "$(RUN)"

@@ -21,8 +21,9 @@ from harness.manifest import discover, select
 from harness.paths import Paths, shown
 from harness.plan import DEFAULT_SOLUTIONS, Request, make_plan, open_dataset, unmet
 from harness.report.markdown import write_report
-from harness.run import command_line, execute
-from harness.summary import summary_table
+from harness.run import command_line, execute, verify_only
+from harness.summary import summary_table, verdict_table
+from harness.verify.stage import TOOLS
 
 app = typer.Typer(
     help="Compare FlashInfer-Bench solutions of the DeepSeek-V3 FP8 block-scale MoE.",
@@ -66,6 +67,9 @@ def bench(
         str | None,
         typer.Option(help="A folder of definitions/. Default: full size on a GPU, else small."),
     ] = None,
+    verify: Annotated[
+        bool, typer.Option(help="Put solutions through the short form of `verify` first.")
+    ] = True,
     solutions_dir: SolutionsDir = None,
     results_dir: ResultsDir = None,
     configs_dir: ConfigsDir = None,
@@ -92,10 +96,71 @@ def bench(
         highlight=False,
     )
     signal.signal(signal.SIGTERM, _interrupt)  # a job scheduler's stop keeps the finished cells too
-    record, code = execute(plan, command_line(), console)
+    record, code = execute(plan, command_line(), console, verify=verify)
     console.print(summary_table(record))
     if record.backend == "cpu":
         console.print("CPU backend: correctness only, no speed was measured.", highlight=False)
+    console.print(f"Report: {shown(plan.folder / 'comparison.md')}", highlight=False)
+    raise typer.Exit(code)
+
+
+@app.command("verify")
+def verify_command(
+    solutions: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Folders, labels or names, or 'all'. Default: the four documented ones."
+        ),
+    ] = None,
+    profile: Annotated[str, typer.Option(help="A file of configs/, without .yaml.")] = "seed",
+    workloads: Annotated[
+        str | None,
+        typer.Option(help="Of the accuracy report: ids, beginnings of ids, or T=57, T=1-80."),
+    ] = None,
+    gpu: Annotated[int, typer.Option(help="Index of the GPU, as nvidia-smi counts.")] = 0,
+    run: Annotated[
+        str | None, typer.Option(help="Name of the run's folder under results/.")
+    ] = None,
+    backend: Annotated[
+        Literal["auto", "gpu", "cpu"], typer.Option(help="auto: the GPU if there is one.")
+    ] = "auto",
+    checks: Annotated[
+        str | None, typer.Option(help="Names of checks, separated by spaces. Default: all.")
+    ] = None,
+    sanitizer: Annotated[
+        str | None,
+        typer.Option(help="Tools of compute-sanitizer: memcheck, racecheck, initcheck."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of all inputs, to repeat a run. Default: drawn now.")
+    ] = None,
+    solutions_dir: SolutionsDir = None,
+    results_dir: ResultsDir = None,
+    configs_dir: ConfigsDir = None,
+) -> None:
+    """Examine solutions call by call in a process of their own, and write a verdict on each check.
+
+    Example: python -m harness verify triton_v2 --sanitizer memcheck
+    """
+    tools = tuple((sanitizer or "").replace(",", " ").split())
+    if unknown := set(tools) - set(TOOLS):
+        raise HarnessError(
+            f"SANITIZER: no tool is called {', '.join(unknown)}; there are: {', '.join(TOOLS)}"
+        )
+    request = Request(
+        solutions=solutions or list(DEFAULT_SOLUTIONS),
+        profile=profile,
+        workloads=workloads.split() if workloads else None,
+        gpu=gpu,
+        run=run,
+        backend=backend,
+        suffix="-verify",
+    )
+    plan = make_plan(request, _paths(solutions_dir, results_dir, configs_dir))
+    signal.signal(signal.SIGTERM, _interrupt)
+    only = tuple((checks or "").split())
+    record, code = verify_only(plan, command_line(), console, tools, only, seed)
+    console.print(verdict_table(record))
     console.print(f"Report: {shown(plan.folder / 'comparison.md')}", highlight=False)
     raise typer.Exit(code)
 

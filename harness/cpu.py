@@ -38,14 +38,6 @@ class CpuBackend:
         self.traces: dict[tuple[str, str], dict[str, Any]] = {}  # flashinfer-bench's; none here
         self.commands: list[list[str]] = []
         self.warnings: list[str] = []
-        path = [str(STAND_INS), str(PROJECT), os.environ.get("PYTHONPATH", "")]
-        self._env = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(p for p in path if p),
-            "TRITON_INTERPRET": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-            "PYTHONUNBUFFERED": "1",
-        }
 
     def run(self) -> Iterable[None]:
         """Fill the grid; yields after each solution so that the record can be saved."""
@@ -86,7 +78,7 @@ class CpuBackend:
             command,
             timeout_s=START_S + plan.profile.timeout * len(left),
             idle_s=plan.profile.timeout,
-            env=self._env | build_variables(_target(variant), plan.paths.kernel_cache),
+            env=cpu_environment(variant, plan),
             cwd=PROJECT,
             log=plan.scratch / f"{variant.name}.log",
             on_line=on_line,
@@ -97,6 +89,19 @@ class CpuBackend:
             cell = _death(variant.name, lost[0], finished, plan.profile.timeout)
             self.cells[variant.name, lost[0]] = cell
             self.progress.cell(cell)
+
+
+def cpu_environment(variant: Variant, plan: Plan) -> dict[str, str]:
+    """Environment of every process that runs a solution without a GPU."""
+    path = [str(STAND_INS), str(PROJECT), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p for p in path if p),
+        "TRITON_INTERPRET": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONUNBUFFERED": "1",
+        **build_variables(_target(variant), plan.paths.kernel_cache),
+    }
 
 
 def _target(variant: Variant) -> str | None:

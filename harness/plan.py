@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -34,6 +34,8 @@ class Request:
     suite: str = "published"
     backend: Literal["auto", "gpu", "cpu"] = "auto"
     definition: str | None = None
+    suffix: str = ""
+    """Added to a run name that is made up."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,13 @@ class Plan:
     gpu: Gpu | None
     """None: the CPU backend."""
     paths: Paths
+    refused: dict[str, str] = field(default_factory=dict)
+    """Solutions that failed verification, by name, with the reason; filled while the run goes on."""
 
     @property
     def runnable(self) -> list[Variant]:
-        return [v for v in self.variants if v.name not in self.skipped]
+        aside = {*self.skipped, *self.refused}
+        return [v for v in self.variants if v.name not in aside]
 
     @property
     def folder(self) -> Path:
@@ -86,7 +91,7 @@ def make_plan(request: Request, paths: Paths) -> Plan:
     _check_fit(variants, definition)
     dataset = open_dataset(definition, request.suite, paths, on_gpu=gpu is not None)
     return Plan(
-        run_id=_choose_run_id(request.run, gpu, paths.results),
+        run_id=_choose_run_id(request.run, gpu, paths.results, request.suffix),
         profile_name=request.profile,
         profile=profile,
         definition=definition,
@@ -186,7 +191,7 @@ def _check_fit(variants: list[Variant], definition: Definition) -> None:
             )
 
 
-def _choose_run_id(wanted: str | None, gpu: Gpu | None, results: Path) -> str:
+def _choose_run_id(wanted: str | None, gpu: Gpu | None, results: Path, suffix: str) -> str:
     if wanted is not None:
         name = wanted.removeprefix("results/").rstrip("/")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
@@ -203,7 +208,7 @@ def _choose_run_id(wanted: str | None, gpu: Gpu | None, results: Path) -> str:
         if gpu
         else "cpu"
     )
-    stem = f"{datetime.now(timezone.utc):%Y-%m-%d}-{device}"
+    stem = f"{datetime.now(timezone.utc):%Y-%m-%d}-{device}{suffix}"
     number = 1
     while (results / (name := stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1

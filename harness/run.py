@@ -23,10 +23,18 @@ from harness.record import (
     GpuState,
     RunRecord,
     Status,
+    VerificationInfo,
     save_record,
     write_atomically,
 )
 from harness.report.markdown import write_report
+from harness.verify.stage import (
+    accuracy_cells,
+    refusals,
+    refused_cells,
+    verify_plan,
+    without_impossible,
+)
 
 TRACES_NAME = "traces.jsonl"
 
@@ -52,15 +60,22 @@ class _Session:
     before: GpuState | None = None
     ceilings: Ceilings | None = None
     warnings: list[str] = field(default_factory=list)
+    verification: VerificationInfo = field(default_factory=lambda: VerificationInfo(form="none"))
 
 
-def execute(plan: Plan, command: list[str], console: Console) -> tuple[RunRecord, ExitCode]:
+def execute(
+    plan: Plan, command: list[str], console: Console, verify: bool = True
+) -> tuple[RunRecord, ExitCode]:
     """Run the plan, write record and report under results/, and say how it ended.
 
     Ctrl-C ends the run early; what is finished by then is in the record, which is marked partial.
 
     Args:
         command: the user's command line, for the record.
+        verify: put each solution through the short form of `verify` first; what fails is not timed.
+
+    Raises:
+        HarnessError: the profile's tolerance means nothing, or solutions cannot be verified here.
     """
     plan.scratch.mkdir(parents=True)
     session = _Session(plan, command)
@@ -84,6 +99,14 @@ def execute(plan: Plan, command: list[str], console: Console) -> tuple[RunRecord
                 progress.note(f"measuring the ceilings of {plan.gpu.info.name}")
                 session.ceilings, warning = measure_ceilings(plan)
                 session.warnings += [warning] if warning else []
+            if verify:
+                progress.note("verifying, short form")
+                session.verification.form = "short"
+                for _ in verify_plan(
+                    plan, "short", progress.note, session.verification, ceilings=session.ceilings
+                ):
+                    _save(_record(session, backend, partial=True), backend, plan)
+                plan.refused.update(refusals(session.verification))
             for _ in backend.run():
                 _save(_record(session, backend, partial=True), backend, plan)
         except KeyboardInterrupt:
@@ -94,7 +117,86 @@ def execute(plan: Plan, command: list[str], console: Console) -> tuple[RunRecord
     write_report(plan.folder)
     if interrupted:
         return record, ExitCode.INTERRUPTED
+    if any(cell.status is Status.VERIFY_FAILED for cell in record.cells):
+        return record, ExitCode.INTEGRITY
     return record, ExitCode.OK if record.all_passed() else ExitCode.FAILED_CELLS
+
+
+def verify_only(
+    plan: Plan,
+    command: list[str],
+    console: Console,
+    tools: tuple[str, ...] = (),
+    only: tuple[str, ...] = (),
+    seed: int | None = None,
+) -> tuple[RunRecord, ExitCode]:
+    """Verify in full, write record and report, and say how it ended; nothing is timed for comparison.
+
+    Args:
+        tools: of compute-sanitizer, run besides.
+        only: names of checks; empty: all.
+        seed: of all inputs; None: drawn now.
+
+    Raises:
+        HarnessError: as `execute`.
+    """
+    plan.scratch.mkdir(parents=True)
+    session = _Session(plan, command)
+    session.verification = VerificationInfo(form="full", seed=seed)
+    interrupted = False
+    nothing = _Verified(plan, session.verification)
+    labels = {v.name: v.label for v in plan.variants}
+    with Progress(console, len(plan.runnable), labels) as progress:
+        for name, reason in plan.skipped.items():
+            progress.note(f"{labels[name]}: SKIPPED, {reason}")
+        try:
+            if plan.gpu:
+                session.before = gpu_state(plan.gpu.index)
+                session.warnings += _gpu_warnings(session.before)
+                progress.note(f"measuring the ceilings of {plan.gpu.info.name}")
+                session.ceilings, warning = measure_ceilings(plan)
+                session.warnings += [warning] if warning else []
+            for _ in verify_plan(
+                plan,
+                "full",
+                progress.note,
+                session.verification,
+                ceilings=session.ceilings,
+                tools=tools,
+                only=only,
+            ):
+                save_record(_record(session, nothing, partial=True), plan.folder)
+        except KeyboardInterrupt:
+            interrupted = True
+            progress.note("interrupted; keeping what is finished")
+    record = _record(session, nothing, partial=interrupted)
+    save_record(record, plan.folder)
+    write_report(plan.folder)
+    if interrupted:
+        return record, ExitCode.INTERRUPTED
+    if any(verification.failed for verification in session.verification.solutions):
+        return record, ExitCode.INTEGRITY
+    verified = bool(session.verification.solutions)
+    return record, ExitCode.OK if verified else ExitCode.FAILED_CELLS
+
+
+class _Verified:
+    """A backend that fills the grid from the accuracy report."""
+
+    def __init__(self, plan: Plan, info: VerificationInfo):
+        self._plan, self._info = plan, info
+        self.traces: dict[tuple[str, str], dict[str, Any]] = {}
+        self.commands: list[list[str]] = []
+        self.warnings: list[str] = []
+
+    @property
+    def cells(self) -> dict[tuple[str, str], Cell]:
+        known = {verification.solution for verification in self._info.solutions}
+        found = accuracy_cells(self._plan, self._info)
+        return {_key(cell): cell for cell in found if cell.solution in known}
+
+    def run(self) -> Iterable[None]:
+        return ()
 
 
 def _save(record: RunRecord, backend: Backend, plan: Plan) -> None:
@@ -112,8 +214,13 @@ def _record(session: _Session, backend: Backend, partial: bool) -> RunRecord:
         for name, reason in plan.skipped.items()
         for w in plan.workloads
     ]
+    measured = list(backend.cells.values())
+    if session.verification.form != "none":
+        measured = without_impossible(
+            measured, plan.workloads, plan.definition.info(), session.ceilings
+        )
     cells = in_grid_order(
-        [*skipped, *backend.cells.values()],
+        [*skipped, *refused_cells(plan.refused, plan.workloads), *measured],
         [v.name for v in plan.variants],
         [w.id for w in plan.workloads],
     )
@@ -138,6 +245,7 @@ def _record(session: _Session, backend: Backend, partial: bool) -> RunRecord:
         environment=capture(plan.gpu, session.before),
         ceilings=session.ceilings,
         warnings=[*session.warnings, *backend.warnings],
+        verification=session.verification,
     )
 
 

@@ -13,6 +13,8 @@ from harness.report import sentences
 from harness.report.claims import CheckedClaim, check_claims
 from harness.report.names import Names
 from harness.report.numbers import worst_error
+from harness.report.verification import VerificationView
+from harness.report.verification import build as build_verification
 from harness.roofline import Floor, floor_of, ratio_to_floor
 from harness.stats import (
     Comparison,
@@ -48,6 +50,7 @@ class CellView:
     latency_us: float | None
     floor_ratio: float | None
     matched_ratio: float | None
+    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,9 @@ class Report:
     git_commit: str | None
     git_dirty: bool
     real_dataset: bool
+    verification: VerificationView | None
+    resumptions: tuple[str, ...]
+    """When and how an interrupted run was taken up again."""
 
     @property
     def columns(self) -> tuple[tuple[str, SolutionInfo], ...]:
@@ -285,6 +291,8 @@ def build_report(record: RunRecord) -> Report:
         git_commit=record.environment.git_commit,
         git_dirty=bool(record.environment.git_dirty),
         real_dataset=record.dataset.kind == "real",
+        verification=build_verification(record, names),
+        resumptions=sentences.resumptions(record),
     )
 
 
@@ -327,6 +335,7 @@ def _row(record: RunRecord, workload: WorkloadInfo, grid: Grid, names: Names) ->
             latency_us=None if latency is None else latency * 1e3,
             floor_ratio=ratio_to_floor(latency, floor),
             matched_ratio=cell.matched_ratio,
+            reason=cell.reason,
         )
 
     return RowView(
