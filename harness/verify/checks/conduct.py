@@ -25,6 +25,8 @@ def contract(exam: Exam) -> str:
 
 def threads(exam: Exam) -> str:
     """No Python thread and no process is left, and nothing runs while nothing was asked for."""
+    exam.inputs("threads", exam.case(exam.effort.tokens, "threads"))
+    exam.call("threads")
     found = [violation for violation in exam.violations if "threads" in violation]
     facts = exam.session.ask("facts")
     if facts["threads"] > 0:

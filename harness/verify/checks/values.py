@@ -28,9 +28,9 @@ def unwritten_rows(exam: Exam) -> str:
 
 
 def tile_boundaries(exam: Exam) -> str:
-    """T around every multiple of a tile's edge."""
+    """T, and the rows of one expert, around every multiple of a tile's edge; every token has a local expert."""
     for tokens in exam.effort.boundaries:
-        exam.fresh(exam.case(tokens, "boundaries"), "tile boundary")
+        exam.fresh(exam.case(tokens, "boundaries", routing="one_expert"), "tile boundary")
     first, last = exam.effort.boundaries[0], exam.effort.boundaries[-1]
     return f"{len(exam.effort.boundaries)} sizes from T={first} to {last}"
 
