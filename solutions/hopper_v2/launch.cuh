@@ -1,0 +1,34 @@
+// Host-side launches. One translation unit per variant of the expert kernel, so that they compile in parallel.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_runtime.h>
+
+#include "params.cuh"
+
+namespace hopper_v2 {
+
+enum class Variant { kCols16, kCols64, kCols128 };
+
+// Columns per token group, which the workspace sizes depend on.
+constexpr int max_columns(Variant v) { return v == Variant::kCols16 ? 16 : v == Variant::kCols64 ? 64 : 128; }
+
+struct Launch {
+  cudaStream_t stream;
+  int device;
+  int multiprocessors;
+};
+
+cudaError_t launch_experts_16(const Launch& l, const Problem& p, const CUtensorMap& w13, const CUtensorMap& w2);
+cudaError_t launch_experts_64(const Launch& l, const Problem& p, const CUtensorMap& w13, const CUtensorMap& w2);
+cudaError_t launch_experts_128(const Launch& l, const Problem& p, const CUtensorMap& w13, const CUtensorMap& w2);
+
+// Starts the kernel while its predecessor in the stream still runs; it waits for the predecessor's results itself.
+inline cudaLaunchAttribute overlap_predecessor() {
+  cudaLaunchAttribute a{};
+  a.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  a.val.programmaticStreamSerializationAllowed = 1;
+  return a;
+}
+
+}  // namespace hopper_v2
