@@ -32,6 +32,10 @@ SUITE ?=
 BACKEND ?=
 # VERIFY=0: bench without verification; the report then says "unverified".
 VERIFY ?=
+# RESUME=<run>: take up a run that ended early; goes alone.
+RESUME ?=
+# WAIT=0: refuse instead of waiting while another run uses the GPU.
+WAIT ?=
 CHECKS ?=
 SANITIZER ?=
 SEED ?=
@@ -44,15 +48,16 @@ help: ## list the targets
 
 setup: $(READY) ## create .venv with everything (TARGET=cpu or gpu; default: what is here)
 
-bench: $(READY) ## run solutions, write results/<run>/ (SOLUTIONS= PROFILE= WORKLOADS= GPU= RUN= SUITE= BACKEND= VERIFY=0)
+bench: $(READY) ## run solutions, write results/<run>/ (SOLUTIONS= PROFILE= WORKLOADS= GPU= RUN= SUITE= BACKEND= VERIFY=0 WAIT=0, or RESUME= alone)
 	@$(HARNESS) bench $(SOLUTIONS) $(call option,profile,$(PROFILE)) $(call option,workloads,$(WORKLOADS)) \
 	  $(call option,gpu,$(GPU)) $(call option,run,$(RUN)) $(call option,suite,$(SUITE)) $(call option,backend,$(BACKEND)) \
-	  $(if $(filter 0,$(VERIFY)),--no-verify)
+	  $(if $(filter 0,$(VERIFY)),--no-verify) $(if $(filter 0,$(WAIT)),--no-wait) $(call option,resume,$(RESUME))
 
 verify: $(READY) ## examine solutions call by call (SOLUTIONS= PROFILE= WORKLOADS= GPU= RUN= BACKEND= CHECKS= SANITIZER= SEED=)
 	@$(HARNESS) verify $(SOLUTIONS) $(call option,profile,$(PROFILE)) $(call option,workloads,$(WORKLOADS)) \
 	  $(call option,gpu,$(GPU)) $(call option,run,$(RUN)) $(call option,backend,$(BACKEND)) \
-	  $(call option,checks,$(CHECKS)) $(call option,sanitizer,$(SANITIZER)) $(call option,seed,$(SEED))
+	  $(call option,checks,$(CHECKS)) $(call option,sanitizer,$(SANITIZER)) $(call option,seed,$(SEED)) \
+	  $(if $(filter 0,$(WAIT)),--no-wait)
 
 report: $(READY) ## write comparison.md of RUN=results/<run> again from its record
 	@$(HARNESS) report "$(RUN)"

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness import cells as cell_module
-from harness.cells import cell_from_line, cell_from_trace, is_collateral, missing
+from harness.cells import cell_from_line, cell_from_trace, is_collateral, missing, not_run_after
 from harness.dataset import stage
 from harness.environment import build_variables, capture, gpu_state
 from harness.errors import HarnessError
@@ -42,6 +42,7 @@ class GpuBackend:
         self.traces: dict[tuple[str, str], dict[str, Any]] = {}
         self.commands: list[list[str]] = []
         self.warnings: list[str] = []
+        self.on_cell: Callable[[], None] = lambda: None  # nothing to save before traces are written
         self._env = gpu_environment(plan)
         self._given_up: dict[str, Cell] = {}
 
@@ -53,8 +54,8 @@ class GpuBackend:
         ]
         for number, batch in enumerate(batches):
             names = [v.name for v in self.plan.runnable if v.name not in self._given_up]
-            if names:
-                self._call(f"batch-{number}", names, batch)
+            for part, (missing_for, those) in enumerate(whole_grids(batch, names, self.cells)):
+                self._call(f"batch-{number}-{part}", missing_for, those)
             self._charge_given_up(batch)
             yield
         yield from self._retry()
@@ -91,7 +92,7 @@ class GpuBackend:
     def _take_traces(self, root: Path, asked: set[tuple[str, str]]) -> None:
         seen: set[tuple[str, str]] = set()
         for path in sorted((root / "traces").rglob("*.jsonl")):
-            for line in path.read_text().splitlines():
+            for line in path.read_text(encoding="utf-8").splitlines():
                 try:
                     trace = json.loads(line)
                     cell = cell_from_trace(trace, self.plan.profile)
@@ -145,9 +146,7 @@ class GpuBackend:
                 if cause.status is Status.COMPILE_ERROR:
                     cell = cause.model_copy(update={"workload": workload.id})
                 else:
-                    cell = missing(
-                        name, workload.id, f"not run after the timeout on {cause.workload}"
-                    )
+                    cell = not_run_after(cause, workload.id)
                 self.cells[name, workload.id] = cell
 
     def _retry(self) -> Iterable[None]:
@@ -169,6 +168,19 @@ class GpuBackend:
                     self.cells.setdefault((variant.name, uuid), cell)
             self._charge_given_up(lost)
             yield
+
+
+def whole_grids(
+    batch: list[WorkloadInfo], names: list[str], known: Collection[tuple[str, str]]
+) -> list[tuple[list[str], list[WorkloadInfo]]]:
+    """The cells of `batch` and `names` that are not known, as (names, workloads) whose product they are: one call
+    runs all of its solutions on all of its workloads."""
+    grids: dict[tuple[str, ...], list[WorkloadInfo]] = {}
+    for workload in batch:
+        lacking = tuple(name for name in names if (name, workload.id) not in known)
+        if lacking:
+            grids.setdefault(lacking, []).append(workload)
+    return [(list(lacking), workloads) for lacking, workloads in grids.items()]
 
 
 def benchmark_command(plan: Plan, root: Path, names: list[str]) -> list[str]:
@@ -231,7 +243,7 @@ def profile_solutions(plan: Plan) -> ProfileRecord:
         environment=capture(plan.gpu, before),
         dataset=plan.dataset.info,
         solutions=[v.info() for v in plan.runnable],
-        profiles=json.loads(out.read_text()),
+        profiles=json.loads(out.read_text(encoding="utf-8")),
     )
     write_atomically(plan.folder / "profile.json", record.model_dump_json(indent=1) + "\n")
     return record

@@ -150,5 +150,11 @@ def missing(solution: str, workload: str, reason: str) -> Cell:
     )
 
 
+def not_run_after(cause: Cell, workload: str) -> Cell:
+    """The cell of a workload that was not tried: the solution hung, and each further try would cost the limit again."""
+    reason = f"not run after the timeout on {cause.workload}"
+    return missing(cause.solution, workload, reason)
+
+
 def _number(value: Any) -> float | None:
     return None if value is None else float(value)

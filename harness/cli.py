@@ -1,10 +1,13 @@
 """The command line: `python -m harness`."""
 
+import errno
+import io
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,13 +18,16 @@ from harness import doctor as doctor_module
 from harness.bench import profile_solutions
 from harness.dataset import write_out
 from harness.definition import FULL, discover_definitions
-from harness.environment import find_gpus
+from harness.environment import visible_gpus
 from harness.errors import ExitCode, HarnessError
+from harness.lock import folder_lock, gpu_lock
 from harness.manifest import discover, select
 from harness.paths import Paths, shown
-from harness.plan import DEFAULT_SOLUTIONS, Request, make_plan, open_dataset, unmet
+from harness.plan import DEFAULT_SOLUTIONS, Plan, Request, make_plan, open_dataset, unmet
+from harness.record import RunRecord
 from harness.report.markdown import write_report
-from harness.run import command_line, execute, verify_only
+from harness.resume import Kept, resume_plan
+from harness.run import Verify, command_line, execute
 from harness.summary import summary_table, verdict_table
 from harness.verify.stage import TOOLS
 
@@ -32,11 +38,22 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-console = Console(soft_wrap=not sys.stdout.isatty())
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Go on in silence: a reader that has left, as with `| head`, must not end a run."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# Where it goes into a pipe or a file, nothing is cut to the width of a terminal that is not there.
+console = _Console() if sys.stdout.isatty() else _Console(soft_wrap=True, width=10_000)
 errors = Console(stderr=True, soft_wrap=True)
 
 SolutionsDir = Annotated[Path | None, typer.Option(help="Folder of solution folders [solutions/].")]
 ConfigsDir = Annotated[Path | None, typer.Option(help="Folder of profiles [configs/].")]
+GPU_HELP = "Which GPU, from 0, as nvidia-smi counts; among those of CUDA_VISIBLE_DEVICES if that is set [0]."
 ResultsDir = Annotated[Path | None, typer.Option(help="Folder of run folders [results/].")]
 
 
@@ -53,7 +70,7 @@ def bench(
         str | None,
         typer.Option(help="Ids, beginnings of ids, or T=57, T=1-80; separated by spaces."),
     ] = None,
-    gpu: Annotated[int, typer.Option(help="Index of the GPU, as nvidia-smi counts.")] = 0,
+    gpu: Annotated[int | None, typer.Option(help=GPU_HELP)] = None,
     run: Annotated[
         str | None, typer.Option(help="Name of the run's folder under results/.")
     ] = None,
@@ -69,6 +86,13 @@ def bench(
     ] = None,
     verify: Annotated[
         bool, typer.Option(help="Put solutions through the short form of `verify` first.")
+    ] = True,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Take up a run that ended early: what is missing or has changed."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option(help="Wait while another run uses the GPU, instead of refusing.")
     ] = True,
     solutions_dir: SolutionsDir = None,
     results_dir: ResultsDir = None,
@@ -89,14 +113,25 @@ def bench(
         backend=backend,
         definition=definition,
     )
-    plan = make_plan(request, paths)
+    kept = None
+    if resume:
+        if replace(request, solutions=[]) != Request([]) or solutions:
+            raise HarnessError(
+                "RESUME: takes solutions, profile and workloads from the record; leave the other options out"
+            )
+        plan, kept = resume_plan(resume, paths)
+    else:
+        plan = make_plan(request, paths)
     console.print(
         f"{len(plan.variants)} solutions x {len(plan.workloads)} workloads on "
-        f"{plan.gpu.info.name if plan.gpu else 'the CPU'}, {plan.dataset.info.kind} dataset, profile {profile}",
+        f"{plan.gpu.info.name if plan.gpu else 'the CPU'}, {plan.dataset.info.kind} dataset, profile {plan.profile_name}"
+        + (f"; {len(kept.cells)} cells are finished" if kept else ""),
         highlight=False,
     )
-    signal.signal(signal.SIGTERM, _interrupt)  # a job scheduler's stop keeps the finished cells too
-    record, code = execute(plan, command_line(), console, verify=verify)
+    form = Verify("short" if verify else "none")
+    if kept:
+        form = Verify(kept.verification().form)
+    record, code = _run(plan, form, wait, kept)
     console.print(summary_table(record))
     if record.backend == "cpu":
         console.print("CPU backend: correctness only, no speed was measured.", highlight=False)
@@ -117,7 +152,7 @@ def verify_command(
         str | None,
         typer.Option(help="Of the accuracy report: ids, beginnings of ids, or T=57, T=1-80."),
     ] = None,
-    gpu: Annotated[int, typer.Option(help="Index of the GPU, as nvidia-smi counts.")] = 0,
+    gpu: Annotated[int | None, typer.Option(help=GPU_HELP)] = None,
     run: Annotated[
         str | None, typer.Option(help="Name of the run's folder under results/.")
     ] = None,
@@ -134,6 +169,9 @@ def verify_command(
     seed: Annotated[
         int | None, typer.Option(help="Of all inputs, to repeat a run. Default: drawn now.")
     ] = None,
+    wait: Annotated[
+        bool, typer.Option(help="Wait while another run uses the GPU, instead of refusing.")
+    ] = True,
     solutions_dir: SolutionsDir = None,
     results_dir: ResultsDir = None,
     configs_dir: ConfigsDir = None,
@@ -157,9 +195,8 @@ def verify_command(
         suffix="-verify",
     )
     plan = make_plan(request, _paths(solutions_dir, results_dir, configs_dir))
-    signal.signal(signal.SIGTERM, _interrupt)
-    only = tuple((checks or "").split())
-    record, code = verify_only(plan, command_line(), console, tools, only, seed)
+    what = Verify("full", tools, tuple((checks or "").split()), seed)
+    record, code = _run(plan, what, wait)
     console.print(verdict_table(record))
     console.print(f"Report: {shown(plan.folder / 'comparison.md')}", highlight=False)
     raise typer.Exit(code)
@@ -186,7 +223,7 @@ def profile(
     workloads: Annotated[
         str, typer.Option(help="As for bench; one per size class by default.")
     ] = "T=1 T=57 T=901 T=14107",
-    gpu: Annotated[int, typer.Option(help="Index of the GPU, as nvidia-smi counts.")] = 0,
+    gpu: Annotated[int | None, typer.Option(help=GPU_HELP)] = None,
     run: Annotated[
         str | None, typer.Option(help="Name of the folder under results/ for profile.json.")
     ] = None,
@@ -217,7 +254,7 @@ def profile(
 @app.command("list")
 def list_solutions(solutions_dir: SolutionsDir = None) -> None:
     """Show every solution, and whether it can run here."""
-    gpus = find_gpus()
+    gpus = visible_gpus()
     table = Table("solution", "name", "language", "state", "here")
     for variant in discover(_paths(solutions_dir).solutions):
         reason = unmet(variant, gpus[0] if gpus else None)
@@ -286,23 +323,56 @@ def _paths(
     )
 
 
+def _run(
+    plan: Plan, verify: Verify, wait: bool, kept: Kept | None = None
+) -> tuple[RunRecord, ExitCode]:
+    """Execute a plan while no other run has its GPU or its folder."""
+    # A job scheduler's stop and a lost terminal keep the finished cells too; nohup stays in force.
+    for sig in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(sig) is signal.SIG_DFL:
+            signal.signal(sig, _interrupt)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
+    with gpu_lock(plan.gpu, plan.run_id, wait, say), folder_lock(plan.folder):
+        return execute(plan, command_line(), console, verify, kept)
+
+
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
 def main() -> None:
     """Entry point: errors become one line on stderr and the documented exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale without a character must not end a run
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
     except HarnessError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(error.code)
+        _fail(str(error), error.code)
     except KeyboardInterrupt:
-        sys.exit(ExitCode.INTERRUPTED)
+        code = ExitCode.INTERRUPTED
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(ExitCode.OK)
-        message = f"error: {error.filename or 'file system'}: {error.strerror or error}; make it writable or name another folder"
-        errors.print(message, style="red", markup=False, highlight=False)
-        sys.exit(ExitCode.USAGE)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        fix = "make room" if full else "make it writable or name another folder"
+        _fail(f"{error.filename or 'file system'}: {error.strerror or error}; {fix}")
+    except Exception as error:
+        # Typer brings its own copy of click or uses the one that is installed, as its version has it.
+        if not hasattr(error, "format_message"):
+            raise
+        message = error.format_message()
+        if type(error).__name__ == "NoArgsIsHelpError":  # no error: the message is the help
+            typer.echo(message)
+            sys.exit(ExitCode.USAGE)
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "python -m harness"
+        _fail(f"{message}; {command} --help says what it takes")
+    sys.exit(code)
+
+
+def _fail(message: str, code: ExitCode = ExitCode.USAGE) -> NoReturn:
+    line = " ".join(f"error: {message}".split())
+    errors.print(line, style="red", markup=False, highlight=False)
+    sys.exit(code)

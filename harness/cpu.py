@@ -4,17 +4,19 @@ Triton kernels run under Triton's interpreter and `sgl_kernel` is a plain-PyTorc
 process of its own; what it prints there never reaches the results.
 """
 
+import errno
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from harness import cells as cell_module
+from harness.cells import not_run_after
 from harness.dataset import stage
 from harness.environment import build_variables
 from harness.manifest import COMPILED_LANGUAGES, Variant
@@ -26,6 +28,8 @@ from harness.record import Cell, Status
 
 STAND_INS = Path(__file__).resolve().parent / "cpu_kernels"
 START_S = 120
+CANNOT_WRITE = "cannot write the results: "
+"""How the worker's last line begins when it exits with EX_IOERR."""
 
 
 class CpuBackend:
@@ -38,6 +42,7 @@ class CpuBackend:
         self.traces: dict[tuple[str, str], dict[str, Any]] = {}  # flashinfer-bench's; none here
         self.commands: list[list[str]] = []
         self.warnings: list[str] = []
+        self.on_cell: Callable[[], None] = lambda: None
 
     def run(self) -> Iterable[None]:
         """Fill the grid; yields after each solution so that the record can be saved."""
@@ -47,14 +52,32 @@ class CpuBackend:
             compiled = []
         # The worker builds what it cannot run, and reports it SKIPPED or as a COMPILE_ERROR.
         for variant in [*self.plan.runnable, *compiled]:
-            left = [w.id for w in self.plan.workloads]
+            known = {workload for solution, workload in self.cells if solution == variant.name}
+            left = [w.id for w in self.plan.workloads if w.id not in known]
             while left:
-                self._worker(variant, left)
+                tried = self._worker(variant, left)
                 # Whatever came back is done; if the process died or hung, that is the doing of the first that is left.
                 left = [uuid for uuid in left if (variant.name, uuid) not in self.cells]
+                if tried.timed_out:
+                    self._give_up(variant.name, left)
+                    break
             yield
 
-    def _worker(self, variant: Variant, left: list[str]) -> None:
+    def _give_up(self, solution: str, left: list[str]) -> None:
+        """Leave out what a solution that hung has not done: each further workload would cost the same."""
+        hung = (c for c in self.cells.values() if c.solution == solution)
+        cause = next(c for c in hung if c.status is Status.TIMEOUT)
+        for uuid in left:
+            self._add(not_run_after(cause, uuid))
+
+    def _add(self, cell: Cell) -> None:
+        if (cell.solution, cell.workload) not in self.cells:
+            self.cells[cell.solution, cell.workload] = cell
+            self.progress.cell(cell)
+            self.on_cell()
+
+    def _worker(self, variant: Variant, left: list[str]) -> Finished:
+        """One process over the workloads that are left; if it does not finish, the first of them gets the blame."""
         plan = self.plan
         root = stage(plan.dataset, [variant], left, plan.scratch / variant.name)
         results = plan.scratch / f"{variant.name}.jsonl"
@@ -68,27 +91,33 @@ class CpuBackend:
             str(results),
         ]
 
-        def on_line(_: str) -> None:
-            for cell in _read(results):
-                if (cell.solution, cell.workload) not in self.cells:
-                    self.cells[cell.solution, cell.workload] = cell
-                    self.progress.cell(cell)
+        def progress() -> int | None:
+            """Cells so far; None until the worker is ready, whose limit per workload counts from then."""
+            if not results.exists():
+                return None
+            cells = _read(results)
+            for cell in cells:
+                self._add(cell)
+            return len(cells)
 
         finished = follow(
             command,
             timeout_s=START_S + plan.profile.timeout * len(left),
             idle_s=plan.profile.timeout,
+            progress=progress,
             env=cpu_environment(variant, plan),
             cwd=PROJECT,
             log=plan.scratch / f"{variant.name}.log",
-            on_line=on_line,
         )
-        on_line("")
+        progress()
+        last = finished.tail.rpartition("\n")[2]
+        if finished.returncode == os.EX_IOERR and last.startswith(CANNOT_WRITE):
+            # A full disk is not the solution's doing.
+            raise OSError(errno.EIO, last.removeprefix(CANNOT_WRITE), str(results))
         lost = [uuid for uuid in left if (variant.name, uuid) not in self.cells]
         if lost:
-            cell = _death(variant.name, lost[0], finished, plan.profile.timeout)
-            self.cells[variant.name, lost[0]] = cell
-            self.progress.cell(cell)
+            self._add(_death(variant.name, lost[0], finished, plan.profile.timeout))
+        return finished
 
 
 def cpu_environment(variant: Variant, plan: Plan) -> dict[str, str]:
@@ -138,7 +167,7 @@ def _read(path: Path) -> list[Cell]:
     if not path.exists():
         return []
     cells = []
-    for line in path.read_text(errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             cells.append(Cell.model_validate(json.loads(line)))
         except (ValueError, ValidationError):

@@ -6,6 +6,8 @@ ROOT is a staged dataset root; one cell per workload is appended to RESULTS as a
 measure are flashinfer-bench's own functions.
 """
 
+import errno
+import os
 import sys
 import traceback
 import zlib
@@ -20,6 +22,7 @@ from flashinfer_bench.compile import BuilderRegistry, BuildError, Runnable
 from flashinfer_bench.data import Definition, TraceSet, Workload
 
 from harness.cells import reason_for, tail
+from harness.cpu import CANNOT_WRITE
 from harness.manifest import COMPILED_LANGUAGES
 from harness.profile import Profile
 from harness.record import Cell, Status
@@ -35,7 +38,7 @@ def main(
     definition = trace_set.definitions[definition_name]
     workloads = [trace.workload for trace in trace_set.workloads[definition_name]]
     solution = trace_set.get_solution(solution_name)
-    print("ready", flush=True)  # the parent's limit per workload counts from here
+    results.touch()  # the parent's limit per workload counts from here
     registry = BuilderRegistry.get_instance()
     reference = registry.build_reference(definition)
     try:
@@ -130,15 +133,21 @@ def _explained(cell: Cell, log: str, profile: Profile) -> Cell:
 
 
 def _append(path: Path, cell: Cell) -> None:
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(cell.model_dump_json() + "\n")
 
 
 if __name__ == "__main__":
-    main(
-        Path(sys.argv[1]),
-        sys.argv[2],
-        sys.argv[3],
-        Profile.model_validate_json(sys.argv[4]),
-        Path(sys.argv[5]),
-    )
+    try:
+        main(
+            Path(sys.argv[1]),
+            sys.argv[2],
+            sys.argv[3],
+            Profile.model_validate_json(sys.argv[4]),
+            Path(sys.argv[5]),
+        )
+    except OSError as error:  # a solution's own errors never come here
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise
+        print(f"{CANNOT_WRITE}{error.strerror or error}", flush=True)
+        sys.exit(os.EX_IOERR)

@@ -45,8 +45,8 @@ def synthetic(definition: Definition, suite_name: str, cache: Path, seed: int = 
     key = _sha256(
         json.dumps(definition.definition_json()),
         json.dumps([row.model_dump() for row in rows] + [file.routed_scaling_factor, seed]),
-        Path(workload_module.__file__).read_text(),
-        Path(__file__).read_text(),
+        Path(workload_module.__file__).read_text(encoding="utf-8"),
+        Path(__file__).read_text(encoding="utf-8"),
     )
     root = cache / f"{definition.name}-{suite_name}-{key[:12]}"
     if not (root / INFO_NAME).exists():
@@ -194,7 +194,7 @@ def _read_workloads(root: Path, definition: Definition) -> dict[str, dict[str, A
     traces: dict[str, dict[str, Any]] = {}
     for file in files:
         try:
-            for line in filter(str.strip, file.read_text().splitlines()):
+            for line in filter(str.strip, file.read_text(encoding="utf-8").splitlines()):
                 trace = json.loads(line)
                 traces[trace["workload"]["uuid"]] = trace
         except (OSError, UnicodeDecodeError) as error:
@@ -288,7 +288,7 @@ def _workloads_path(root: Path, definition: Definition) -> Path:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise HarnessError(f"{path}: cannot be read as JSON ({error})") from None
 

@@ -119,8 +119,8 @@ def load_definition(folder: Path) -> Definition:
         raise HarnessError(f"{path}: key 'name': must equal the folder's name, {folder.name}")
     reference = folder / file.reference
     try:
-        text = reference.read_text()
-    except OSError as error:
+        text = reference.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise HarnessError(
             f"{path}: key 'reference': {reference} cannot be read ({error})"
         ) from None

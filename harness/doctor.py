@@ -3,13 +3,11 @@
 import shutil
 from dataclasses import dataclass
 
-from harness.environment import find_gpus, has_package, versions
+from harness.environment import KNOWN_FLASHINFER_BENCH, has_package, versions, visible_gpus
 from harness.errors import HarnessError
 from harness.manifest import discover
 from harness.paths import Paths
 from harness.plan import unmet
-
-TESTED_FLASHINFER_BENCH = "0.1.2"
 
 
 @dataclass(frozen=True)
@@ -27,23 +25,26 @@ class Finding:
 def examine(paths: Paths) -> list[Finding]:
     """Look at packages, tools, GPU and solutions."""
     found = versions()
-    gpus = find_gpus()
+    try:
+        gpus, nvml = visible_gpus(), None
+    except HarnessError as error:
+        gpus, nvml = [], Finding(False, "GPU", str(error), "nvidia-smi says more")
     findings = [_package(name, found[name]) for name in ("torch", "triton", "flashinfer-bench")]
-    if found["flashinfer-bench"] not in (None, TESTED_FLASHINFER_BENCH):
+    if found["flashinfer-bench"] not in (None, KNOWN_FLASHINFER_BENCH):
         findings.append(
             Finding(
                 False,
                 "flashinfer-bench version",
                 f"{found['flashinfer-bench']}",
-                f"the harness knows the ways of {TESTED_FLASHINFER_BENCH}: pip install "
-                f"flashinfer-bench=={TESTED_FLASHINFER_BENCH}",
+                f"the harness knows the ways of {KNOWN_FLASHINFER_BENCH}: pip install "
+                f"flashinfer-bench=={KNOWN_FLASHINFER_BENCH}",
             )
         )
     if gpus:
-        for gpu in gpus:
+        for index, gpu in enumerate(gpus):
             memory = f"{(gpu.info.memory_mib or 0) / 1024:.0f} GiB"
             text = f"{gpu.info.name}, compute capability {gpu.info.compute_capability}, {memory}"
-            findings.append(Finding(True, f"GPU {gpu.index}", text))
+            findings.append(Finding(True, f"GPU {index}", text))
         sgl = found["sgl-kernel"] or ("unknown version" if has_package("sgl_kernel") else None)
         findings.append(
             Finding(
@@ -66,7 +67,8 @@ def examine(paths: Paths) -> list[Finding]:
         )
     else:
         findings.append(
-            Finding(
+            nvml
+            or Finding(
                 True,
                 "GPU",
                 "none: `make bench` checks correctness on the CPU and measures no speed",

@@ -1,5 +1,6 @@
 """What a run runs on and with: GPU, driver, clocks, package versions, commit."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -24,6 +25,10 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "numpy": ("numpy",),
 }
 
+KNOWN_FLASHINFER_BENCH = "0.1.2"
+"""The version whose ways the harness knows."""
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 CUDA_HOME = Path("/usr/local/cuda")
 
 # NVML's bits for why clocks are below their maximum; idling is no reason for concern.
@@ -48,31 +53,82 @@ class Gpu:
 
 
 def find_gpus() -> list[Gpu]:
-    """All NVIDIA GPUs of this machine, in NVML's order; empty without a driver."""
+    """All NVIDIA GPUs of this machine, in NVML's order; empty without a driver.
+
+    Raises:
+        HarnessError: there is a driver, but it does not answer.
+    """
     try:
         import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # no driver, no library: NVML has an exception class for each
+    except ImportError:
         return []
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        if error.value in (
+            pynvml.NVML_ERROR_LIBRARY_NOT_FOUND,
+            pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
+        ):
+            return []
+        raise _nvml_failed(error) from None
     try:
         driver = _text(pynvml.nvmlSystemGetDriverVersion())
         return [_gpu(pynvml, index, driver) for index in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError as error:
+        raise _nvml_failed(error) from None
     finally:
-        pynvml.nvmlShutdown()
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+
+def _nvml_failed(error: Exception) -> HarnessError:
+    return HarnessError(
+        f"GPU: the NVIDIA driver does not answer ({error}); see nvidia-smi, or use BACKEND=cpu"
+    )
+
+
+def visible_gpus() -> list[Gpu]:
+    """The GPUs that a CUDA program would see here, in its order: CUDA_VISIBLE_DEVICES holds where it is set.
+
+    Its numbers are taken as nvidia-smi counts, which is CUDA's own order on a machine whose GPUs are all alike.
+
+    Raises:
+        HarnessError: as `find_gpus`; the variable names a part of a GPU.
+    """
+    gpus = find_gpus()
+    wanted = os.environ.get(VISIBLE)
+    if wanted is None:
+        return gpus
+    visible: list[Gpu] = []
+    for word in map(str.strip, wanted.split(",")):
+        if word.startswith("MIG-"):
+            raise HarnessError(f"{VISIBLE}: {word} is a part of a GPU; name a whole one")
+        fitting = [gpu for gpu in gpus if _is_called(gpu, word)]
+        if len(fitting) != 1 or fitting[0] in visible:
+            break  # CUDA, too, sees only what comes before the first word that names none
+        visible += fitting
+    return visible
+
+
+def _is_called(gpu: Gpu, word: str) -> bool:
+    if word.startswith("GPU-"):  # CUDA takes the beginning of a UUID
+        return (gpu.info.uuid or "").startswith(word)
+    return word == str(gpu.index)
 
 
 def pick_gpu(gpus: list[Gpu], index: int) -> Gpu:
-    """The GPU with that index.
+    """The GPU at that position of the visible ones.
 
     Raises:
         HarnessError: there is none.
     """
-    for gpu in gpus:
-        if gpu.index == index:
-            return gpu
-    there = ", ".join(f"{g.index} ({g.info.name})" for g in gpus) or "none"
-    raise HarnessError(f"GPU: there is no GPU {index}; GPUs here: {there}")
+    if 0 <= index < len(gpus):
+        return gpus[index]
+    there = ", ".join(f"{i} ({gpu.info.name})" for i, gpu in enumerate(gpus)) or "none"
+    limit = os.environ.get(VISIBLE)
+    where = "GPUs here" if limit is None else f"visible with {VISIBLE}={limit}"
+    fix = "name one of them" if gpus else "leave GPU and BACKEND out to check on the CPU"
+    raise HarnessError(f"GPU: there is no GPU {index}; {where}: {there}; {fix}")
 
 
 def gpu_state(index: int) -> GpuState | None:
@@ -109,7 +165,8 @@ def gpu_state(index: int) -> GpuState | None:
     except Exception:
         return None
     finally:
-        pynvml.nvmlShutdown()
+        with contextlib.suppress(Exception):
+            pynvml.nvmlShutdown()
 
 
 def capture(gpu: Gpu | None, before: GpuState | None = None) -> Environment:
@@ -198,7 +255,9 @@ def _cuda_version() -> str | None:
         return None
     scope: dict[str, object] = {}
     try:
-        with open(os.path.join(spec.submodule_search_locations[0], "version.py")) as file:
+        with open(
+            os.path.join(spec.submodule_search_locations[0], "version.py"), encoding="utf-8"
+        ) as file:
             exec(file.read(), {"__name__": "torch.version"}, scope)
     except Exception:
         return None
@@ -208,7 +267,7 @@ def _cuda_version() -> str | None:
 
 def _cpu_name() -> str | None:
     try:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             names = [
                 line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
             ]

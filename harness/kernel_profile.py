@@ -137,4 +137,6 @@ def _profile_call(name: str, workload: Any, call: Any, args: list[Any]) -> Kerne
 
 if __name__ == "__main__":
     results = profile(Path(sys.argv[1]), sys.argv[2], sys.argv[4:])
-    Path(sys.argv[3]).write_text(json.dumps([r.model_dump() for r in results], indent=1) + "\n")
+    Path(sys.argv[3]).write_text(
+        json.dumps([r.model_dump() for r in results], indent=1) + "\n", encoding="utf-8"
+    )

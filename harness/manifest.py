@@ -15,6 +15,8 @@ from harness.record import SolutionInfo
 from harness.yamlfile import load_model
 
 MANIFEST_NAME = "manifest.yaml"
+ALL = "all"
+"""Where solutions are named: every one."""
 COMPILED_LANGUAGES = ("cuda", "cpp")
 PYTHON_LANGUAGES = ("python", "triton", "tilelang")
 
@@ -156,7 +158,7 @@ def _read_source(manifest: Path, name: str) -> str:
     if not source.resolve().is_relative_to(folder.resolve()):
         raise HarnessError(f"{manifest}: key 'sources': {name} lies outside {folder}; copy it in")
     try:
-        text = source.read_text()
+        text = source.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise HarnessError(
             f"{manifest}: key 'sources': {source} does not exist; create it or take it off the list"
@@ -208,12 +210,12 @@ def discover(solutions: Path) -> list[Variant]:
     """All solution folders under `solutions`, sorted by folder name.
 
     Raises:
-        HarnessError: as `load_variant`; two folders share a name or label.
+        HarnessError: as `load_variant`; two solutions could be called by the same folder, name or label.
     """
     if not solutions.is_dir():
         raise HarnessError(f"{solutions}: no such folder; it must hold one folder per solution")
     variants = [load_variant(path.parent) for path in sorted(solutions.glob(f"*/{MANIFEST_NAME}"))]
-    owner: dict[str, Variant] = {}
+    owner = {variant.folder.name: variant for variant in variants}
     for variant in variants:
         for key, name in (("name", variant.name), ("label", variant.label)):
             other = owner.setdefault(name, variant)
@@ -221,6 +223,10 @@ def discover(solutions: Path) -> list[Variant]:
                 raise HarnessError(
                     f"{variant.folder / MANIFEST_NAME}: key '{key}': '{name}' is taken by "
                     f"{other.folder / MANIFEST_NAME}; choose another"
+                )
+            if name == ALL:
+                raise HarnessError(
+                    f"{variant.folder / MANIFEST_NAME}: key '{key}': '{ALL}' means every solution; choose another"
                 )
     return variants
 
@@ -233,7 +239,7 @@ def select(variants: list[Variant], wanted: list[str]) -> list[Variant]:
     """
     chosen: dict[str, Variant] = {}
     for name in wanted:
-        fitting = variants if name == "all" else [v for v in variants if name in v.names]
+        fitting = variants if name == ALL else [v for v in variants if name in v.names]
         if not fitting:
             known = sorted({n for v in variants for n in v.names})
             near = get_close_matches(name, known, n=3, cutoff=0.4)

@@ -10,7 +10,7 @@ from typing import Literal
 from harness import dataset as datasets
 from harness.dataset import Dataset
 from harness.definition import FULL, SMALL, Definition, discover_definitions
-from harness.environment import Gpu, find_gpus, has_package, pick_gpu
+from harness.environment import Gpu, has_package, pick_gpu, visible_gpus
 from harness.errors import HarnessError
 from harness.manifest import COMPILED_LANGUAGES, Variant, discover, select
 from harness.paths import Paths
@@ -29,13 +29,16 @@ class Request:
     solutions: list[str]
     profile: str = "seed"
     workloads: list[str] | None = None
-    gpu: int = 0
+    gpu: int | None = None
+    """Index among the visible GPUs; None: the first, where there is one."""
     run: str | None = None
     suite: str = "published"
     backend: Literal["auto", "gpu", "cpu"] = "auto"
     definition: str | None = None
     suffix: str = ""
     """Added to a run name that is made up."""
+    resume: bool = False
+    """The run's folder is there, and is written to again."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def make_plan(request: Request, paths: Paths) -> Plan:
     _check_fit(variants, definition)
     dataset = open_dataset(definition, request.suite, paths, on_gpu=gpu is not None)
     return Plan(
-        run_id=_choose_run_id(request.run, gpu, paths.results, request.suffix),
+        run_id=_choose_run_id(request, gpu, paths.results),
         profile_name=request.profile,
         profile=profile,
         definition=definition,
@@ -165,10 +168,16 @@ def _fits(workload: WorkloadInfo, word: str) -> bool:
 
 
 def _choose_gpu(request: Request) -> Gpu | None:
-    gpus = [] if request.backend == "cpu" else find_gpus()
-    if request.backend == "auto" and not gpus:
+    if request.backend == "cpu":
+        if request.gpu is not None:
+            raise HarnessError(
+                f"GPU: GPU {request.gpu} was asked for, but the CPU backend uses none; leave one of the two out"
+            )
         return None
-    return None if request.backend == "cpu" else pick_gpu(gpus, request.gpu)
+    gpus = visible_gpus()
+    if request.backend == "auto" and request.gpu is None and not gpus:
+        return None
+    return pick_gpu(gpus, request.gpu or 0)
 
 
 def _choose_definition(request: Request, paths: Paths, on_gpu: bool) -> Definition:
@@ -191,14 +200,14 @@ def _check_fit(variants: list[Variant], definition: Definition) -> None:
             )
 
 
-def _choose_run_id(wanted: str | None, gpu: Gpu | None, results: Path, suffix: str) -> str:
-    if wanted is not None:
-        name = wanted.removeprefix("results/").rstrip("/")
+def _choose_run_id(request: Request, gpu: Gpu | None, results: Path) -> str:
+    if request.run is not None:
+        name = request.run.removeprefix("results/").rstrip("/")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             raise HarnessError(
-                f"RUN: '{wanted}' is no folder name; use letters, digits, '.', '_' and '-'"
+                f"RUN: '{request.run}' is no folder name; use letters, digits, '.', '_' and '-'"
             )
-        if (results / name).exists():
+        if (results / name).exists() and not request.resume:
             raise HarnessError(
                 f"RUN: {results / name} exists; choose another name or remove the folder"
             )
@@ -208,7 +217,7 @@ def _choose_run_id(wanted: str | None, gpu: Gpu | None, results: Path, suffix: s
         if gpu
         else "cpu"
     )
-    stem = f"{datetime.now(timezone.utc):%Y-%m-%d}-{device}{suffix}"
+    stem = f"{datetime.now(timezone.utc):%Y-%m-%d}-{device}{request.suffix}"
     number = 1
     while (results / (name := stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1

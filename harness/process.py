@@ -1,4 +1,4 @@
-"""The one module that starts processes: output is followed live, and nothing outlives its time limit."""
+"""The one module that starts processes: output is followed live, and nothing outlives its call or its time limit."""
 
 import contextlib
 import os
@@ -8,12 +8,20 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
+
+from harness.strays import adopt_orphans, die_with_parent, end_strays
 
 TAIL_LINES = 400
 TAIL_CHUNKS = 16  # of at most 64 KiB each
+LINE_CHARS = (
+    1 << 16
+)  # a longer line comes in pieces: output without any newline must not fill memory
+LOG_BYTES = 64 << 20  # nor must a loop that prints fill the disk
+TICK_S = 0.25
 GRACE_S = 5.0
 
 
@@ -37,6 +45,7 @@ def follow(
     *,
     timeout_s: float,
     idle_s: float | None = None,
+    progress: Callable[[], object] | None = None,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     log: Path | None = None,
@@ -44,65 +53,93 @@ def follow(
 ) -> Finished:
     """Run `args` in a process group of its own and hand over each line of its output as it comes.
 
-    The whole group is killed when the limit is reached, when this process is interrupted, and at the end, so that no
-    worker is left holding a GPU.
+    The whole group is ended when the limit is reached, when this process is interrupted, and at the end, so that no
+    worker is left holding a GPU. On Linux so is every descendant that left the group.
 
     Args:
         timeout_s: wall-clock limit in seconds.
-        idle_s: limit in seconds from one line of output to the next, counted from the first line on.
-        log: a file that keeps the whole output.
+        idle_s: limit in seconds without progress.
+        progress: asked a few times a second, whatever the process prints; `idle_s` runs from its first answer that is
+            not None, and anew whenever the answer changes. Without it, each line of output is progress.
+        log: a file that keeps the output, up to LOG_BYTES; that it cannot be written does not end the process.
         on_line: called for each line, without its newline.
+
+    Raises:
+        OSError: the program cannot be started.
     """
     start = time.monotonic()
-    process = subprocess.Popen(
-        list(args),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        env=None if env is None else dict(env),
-        cwd=cwd,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    lines: queue.Queue[str | None] = queue.Queue()
-    threading.Thread(target=_pump, args=(process, lines), daemon=True).start()
+    sink = _Log(log)
     tail: deque[str] = deque(maxlen=TAIL_LINES)
-    sink = log.open("a") if log else None
-    timed_out = False
-    last_line: float | None = None
+    timed_out = output_ended = False
+    lines_seen = 0
+    last_answer: object = None
+    last_progress = start
+    next_question = start
+    before = adopt_orphans()
+
     try:
-        while True:
-            left = start + timeout_s - time.monotonic()
-            if idle_s is not None and last_line is not None:
-                left = min(left, last_line + idle_s - time.monotonic())
+        process = subprocess.Popen(
+            list(args),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            # A child that prints or reads what is not ASCII must not fail over this machine's locale.
+            env={**(os.environ if env is None else env), "PYTHONUTF8": "1"},
+            cwd=cwd,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+    except BaseException:
+        sink.close()
+        raise
+    # Bounded: one that prints faster than it is read waits, as it would on a terminal.
+    lines: queue.Queue[str | None] = queue.Queue(maxsize=10_000)
+    threading.Thread(target=_pump, args=(process, lines), daemon=True).start()
+
+    def take(line: str) -> None:
+        tail.append(line)
+        sink.write(line)
+        on_line(line)
+
+    try:
+        while process.poll() is None:
+            now = time.monotonic()
+            if now >= next_question:
+                next_question = now + TICK_S
+                answer = progress() if progress else lines_seen or None
+                if answer != last_answer:
+                    last_answer, last_progress = answer, now
+            left = start + timeout_s - now
+            if idle_s is not None and last_answer is not None:
+                left = min(left, last_progress + idle_s - now)
             if left <= 0:
                 timed_out = True
                 break
             try:
-                line = lines.get(timeout=min(left, 0.5))
+                line = lines.get(timeout=min(left, TICK_S))
             except queue.Empty:
-                # A grandchild may hold the pipe open after the process itself is gone.
-                if process.poll() is not None and lines.empty():
-                    break
                 continue
-            if line is None:
-                break
-            last_line = time.monotonic()
-            tail.append(line)
-            if sink:
-                sink.write(line + "\n")
-                sink.flush()
-            on_line(line)
-        if not timed_out:
-            try:
-                process.wait(timeout=max(0.1, start + timeout_s - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                timed_out = True
+            if line is None:  # most end so, but one may close its output and go on
+                output_ended = True
+                _wait(process, min(left, TICK_S))
+                continue
+            lines_seen += 1
+            take(line)
+        # Whoever is left holds the pipe open: end them, then read what the pipe still has.
+        _end(process, before)
+        deadline = time.monotonic() + GRACE_S
+        while not output_ended and (left := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                line = lines.get(timeout=left)
+                output_ended = line is None
+                if line is not None:
+                    take(line)
     finally:
-        _kill_group(process)
-        if sink:
-            sink.close()
+        _end(process, before)
+        sink.close()
     seconds = time.monotonic() - start
     return Finished(None if timed_out else process.returncode, "\n".join(tail), seconds)
 
@@ -111,7 +148,13 @@ def output_of(args: Sequence[str], cwd: Path | None = None) -> str | None:
     """What a short command prints, stripped; None when it is absent or fails."""
     try:
         done = subprocess.run(
-            list(args), cwd=cwd, capture_output=True, text=True, timeout=30, check=True
+            list(args),
+            cwd=cwd,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=30,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
@@ -137,21 +180,23 @@ class Background:
         self._tail: deque[bytes] = deque(maxlen=TAIL_CHUNKS)
 
     def __enter__(self) -> "Background":
+        self._before = adopt_orphans()
         self._process = subprocess.Popen(
             self._args,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env=self._env,
+            env={**(os.environ if self._env is None else self._env), "PYTHONUTF8": "1"},
             cwd=self._cwd,
             start_new_session=True,
+            preexec_fn=die_with_parent,
         )
         self._reader = threading.Thread(target=self._drain, daemon=True)
         self._reader.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        _kill_group(self._process)
+        _end(self._process, self._before)
 
     @property
     def pid(self) -> int:
@@ -174,33 +219,98 @@ class Background:
                 self._tail.append(chunk)
 
 
+class _Log:
+    """A log file that never stands in the way of what it logs: full, absent or unwritable, the process goes on."""
+
+    def __init__(self, path: Path | None):
+        self._file: TextIO | None = None
+        self._left = LOG_BYTES
+        if path is not None:
+            with contextlib.suppress(OSError):
+                self._file = path.open("a", encoding="utf-8")
+
+    def write(self, line: str) -> None:
+        if self._file is None:
+            return
+        self._left -= len(line) + 1
+        if self._left < 0:
+            line = f"(the log ends here, at {LOG_BYTES >> 20} MiB)"
+        try:
+            self._file.write(line + "\n")
+            self._file.flush()
+        except OSError:
+            self._left = -1
+        if self._left < 0:
+            self.close()
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                file.close()
+
+
 def _pump(process: subprocess.Popen[str], lines: "queue.Queue[str | None]") -> None:
     assert process.stdout is not None
     try:
-        for line in process.stdout:
+        while line := process.stdout.readline(LINE_CHARS):
             lines.put(line.rstrip("\n"))
-    except ValueError:
+    except (ValueError, OSError):
         pass  # the pipe was closed under us, after the group was killed
     lines.put(None)
 
 
-def _kill_group(process: subprocess.Popen[str]) -> None:
-    """End every process of the group: first politely, then not."""
-    for sig in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, sig)
-        except (ProcessLookupError, PermissionError):
-            break
-        deadline = time.monotonic() + GRACE_S
-        while sig == signal.SIGTERM and time.monotonic() < deadline and _group_alive(process):
-            time.sleep(0.05)
-    process.wait()
+def _wait(process: subprocess.Popen[str], seconds: float) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=seconds)
+
+
+def _end(process: subprocess.Popen[str], before: set[int]) -> None:
+    """End the process, its group and, on Linux, whatever else it started: first politely, then not.
+
+    Args:
+        before: descendants of this process from before the call, which are none of its business.
+    """
+    try:
+        if _signal_group(process, signal.SIGTERM):
+            deadline = time.monotonic() + GRACE_S
+            while time.monotonic() < deadline and _group_alive(process):
+                time.sleep(0.05)
+    finally:
+        # An impatient second Ctrl-C comes here at once, and a third one waits until nothing is left.
+        with _deferred_interrupts():
+            _signal_group(process, signal.SIGKILL)
+            _wait(process, GRACE_S)
+            end_strays(before | {process.pid})
+
+
+def _signal_group(process: subprocess.Popen[str], sig: signal.Signals) -> bool:
+    try:
+        os.killpg(process.pid, sig)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def _group_alive(process: subprocess.Popen[str]) -> bool:
-    process.poll()  # reap the leader, or it counts as alive
+    if (
+        process.poll() is not None
+    ):  # the leader is reaped; so must be what we adopted, or it counts as alive
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-process.pid, os.WNOHANG)[0]:
+                pass
     try:
         os.killpg(process.pid, 0)
     except (ProcessLookupError, PermissionError):
         return False
     return True
+
+
+@contextlib.contextmanager
+def _deferred_interrupts() -> Iterator[None]:
+    """Hold what interrupts us back until the block is done."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)

@@ -336,7 +336,7 @@ def load_record(folder: Path) -> RunRecord:
     """
     path = folder / RECORD_NAME
     try:
-        return RunRecord.model_validate_json(path.read_text())
+        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise HarnessError(f"{path}: no such record; RUN takes a folder under results/") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -350,17 +350,22 @@ def load_record(folder: Path) -> RunRecord:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` with `text` so that a reader, or a crash, never meets half a file."""
+    """Replace `path` with `text` so that a reader, or a crash, never meets half a file.
+
+    Raises:
+        OSError: the folder or the file cannot be written, or the disk is full; the old file is as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        try:
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(fd, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and not error.filename:  # of write or fsync
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise

@@ -2,25 +2,31 @@
 
 import json
 import os
+import shutil
+import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 from rich.console import Console
 
 from harness.bench import GpuBackend, measure_ceilings
 from harness.cells import in_grid_order
 from harness.cpu import CpuBackend
-from harness.environment import capture, gpu_state, versions
-from harness.errors import ExitCode
+from harness.environment import KNOWN_FLASHINFER_BENCH, capture, gpu_state, versions
+from harness.errors import ExitCode, HarnessError
+from harness.paths import shown
 from harness.plan import Plan
+from harness.profile import Profile
 from harness.progress import Progress
 from harness.record import (
     Ceilings,
     Cell,
     GpuState,
+    Resumption,
     RunRecord,
     Status,
     VerificationInfo,
@@ -28,24 +34,28 @@ from harness.record import (
     write_atomically,
 )
 from harness.report.markdown import write_report
+from harness.resume import TRACES_NAME, Kept
 from harness.verify.stage import (
-    accuracy_cells,
+    VerifiedOnly,
+    open_judge,
     refusals,
     refused_cells,
-    verify_plan,
+    verify_all,
     without_impossible,
 )
-
-TRACES_NAME = "traces.jsonl"
 
 
 class Backend(Protocol):
     """What fills the grid."""
 
-    cells: dict[tuple[str, str], Cell]
+    @property
+    def cells(self) -> dict[tuple[str, str], Cell]: ...
+
     traces: dict[tuple[str, str], dict[str, Any]]
     commands: list[list[str]]
     warnings: list[str]
+    on_cell: Callable[[], None]
+    """Called after each cell of which nothing more will become known."""
 
     def run(self) -> Iterable[None]: ...
 
@@ -61,31 +71,69 @@ class _Session:
     ceilings: Ceilings | None = None
     warnings: list[str] = field(default_factory=list)
     verification: VerificationInfo = field(default_factory=lambda: VerificationInfo(form="none"))
+    resumptions: list[Resumption] = field(default_factory=list)
+
+    def take_up(self, kept: Kept) -> None:
+        """Go on where a former record ends."""
+        former = kept.record
+        self.command, self.started, self.ceilings = former.command, former.started, former.ceilings
+        self.resumptions = [*former.resumptions, kept.resumption(_now())]
+        self.warnings = list(dict.fromkeys([*former.warnings, *kept.warnings]))
+        self.verification = kept.verification()
+
+
+@dataclass(frozen=True)
+class Verify:
+    """What is verified, before or instead of a benchmark."""
+
+    form: Literal["full", "short", "none"] = "short"
+    """full: instead of a benchmark; nothing is timed for comparison."""
+    tools: tuple[str, ...] = ()
+    """Of compute-sanitizer, run besides."""
+    only: tuple[str, ...] = ()
+    """Names of checks; empty: all of the form."""
+    seed: int | None = None
+    """Of all inputs; None: drawn when it begins."""
 
 
 def execute(
-    plan: Plan, command: list[str], console: Console, verify: bool = True
+    plan: Plan,
+    command: list[str],
+    console: Console,
+    verify: Verify = Verify(),
+    kept: Kept | None = None,
 ) -> tuple[RunRecord, ExitCode]:
     """Run the plan, write record and report under results/, and say how it ended.
 
-    Ctrl-C ends the run early; what is finished by then is in the record, which is marked partial.
+    Ctrl-C and a disk that is full end the run early; what is finished by then is in the record, which is marked
+    partial.
 
     Args:
         command: the user's command line, for the record.
-        verify: put each solution through the short form of `verify` first; what fails is not timed.
+        verify: what is verified first; what fails is not timed.
+        kept: what is there of a run that is taken up again.
 
     Raises:
-        HarnessError: the profile's tolerance means nothing, or solutions cannot be verified here.
+        HarnessError: the profile's tolerance means nothing, solutions cannot be verified here, or a file could not be
+            written; then the record was, with the finished cells.
+        OSError: not even the record could be written.
     """
-    plan.scratch.mkdir(parents=True)
     session = _Session(plan, command)
+    session.verification = VerificationInfo(form=verify.form, seed=verify.seed)
+    if kept:
+        session.take_up(kept)
+    info = session.verification
     labels = {v.name: v.label for v in plan.variants}
-    interrupted = False
-    total = len(plan.runnable) * len(plan.workloads)
-    with Progress(console, total, labels) as progress:
-        backend: Backend = (GpuBackend if plan.gpu else CpuBackend)(plan, progress)
+    total = len(plan.runnable) * (len(plan.workloads) if verify.form != "full" else 1)
+    with Progress(console, total - len(kept.cells if kept else ()), labels) as progress:
+        backend = _backend(plan, info, progress, kept)
         for name, reason in plan.skipped.items():
             progress.note(f"{labels[name]}: SKIPPED, {reason}")
+        judge = open_judge(plan, info, progress.note, verify.tools, verify.only)
+        # The record comes first, so that whatever happens later can be taken up again.
+        save_record(_record(session, backend, partial=True), plan.folder)
+        plan.scratch.mkdir(parents=True, exist_ok=True)
+        interrupted, failed = False, None
         try:
             if plan.gpu is None and os.environ.get("FIB_DATASET_PATH"):
                 warning = (
@@ -96,107 +144,72 @@ def execute(
             if plan.gpu:
                 session.before = gpu_state(plan.gpu.index)
                 session.warnings += _gpu_warnings(session.before)
-                progress.note(f"measuring the ceilings of {plan.gpu.info.name}")
-                session.ceilings, warning = measure_ceilings(plan)
-                session.warnings += [warning] if warning else []
-            if verify:
-                progress.note("verifying, short form")
-                session.verification.form = "short"
-                for _ in verify_plan(
-                    plan, "short", progress.note, session.verification, ceilings=session.ceilings
-                ):
+                if session.ceilings is None:
+                    progress.note(f"measuring the ceilings of {plan.gpu.info.name}")
+                    session.ceilings, warning = measure_ceilings(plan)
+                    session.warnings += [warning] if warning else []
+            if judge is not None:
+                progress.note(f"verifying, {info.form} form")
+                for _ in verify_all(judge, plan, info, session.ceilings):
                     _save(_record(session, backend, partial=True), backend, plan)
-                plan.refused.update(refusals(session.verification))
+            plan.refused.update(refusals(info))
+            backend.on_cell = lambda: _save(_record(session, backend, partial=True), backend, plan)
             for _ in backend.run():
                 _save(_record(session, backend, partial=True), backend, plan)
         except KeyboardInterrupt:
             interrupted = True
+            # From here on it takes seconds, and an impatient second Ctrl-C would lose what the first one kept.
+            for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(sig, signal.SIG_IGN)
             progress.note("interrupted; keeping what is finished")
-    record = _record(session, backend, partial=interrupted)
-    _save(record, backend, plan)
+        except OSError as error:
+            failed = error
+            progress.note(f"{_named(error)}; keeping what is finished")
+            session.warnings.append(f"The run ended early: {_named(error)}.")
+            shutil.rmtree(plan.scratch, ignore_errors=True)  # makes room for the record
+    record = _record(session, backend, partial=interrupted or failed is not None)
+    try:
+        _save(record, backend, plan)
+    except OSError as error:
+        failed = failed or error
+        shutil.rmtree(plan.scratch, ignore_errors=True)
+        _save(record, backend, plan)
     write_report(plan.folder)
+    if failed:
+        raise HarnessError(
+            f"{_named(failed)}; make room and run again; {shown(plan.folder)} has the cells that were finished"
+        )
+    return record, _exit_code(record, interrupted)
+
+
+def _exit_code(record: RunRecord, interrupted: bool) -> ExitCode:
+    info = record.verification
     if interrupted:
-        return record, ExitCode.INTERRUPTED
-    if any(cell.status is Status.VERIFY_FAILED for cell in record.cells):
-        return record, ExitCode.INTEGRITY
-    return record, ExitCode.OK if record.all_passed() else ExitCode.FAILED_CELLS
+        return ExitCode.INTERRUPTED
+    if refusals(info) or any(cell.status is Status.VERIFY_FAILED for cell in record.cells):
+        return ExitCode.INTEGRITY
+    if info and info.form == "full":
+        unbuilt = any(verification.unbuilt for verification in info.solutions)
+        return ExitCode.OK if info.solutions and not unbuilt else ExitCode.FAILED_CELLS
+    return ExitCode.OK if record.all_passed() else ExitCode.FAILED_CELLS
 
 
-def verify_only(
-    plan: Plan,
-    command: list[str],
-    console: Console,
-    tools: tuple[str, ...] = (),
-    only: tuple[str, ...] = (),
-    seed: int | None = None,
-) -> tuple[RunRecord, ExitCode]:
-    """Verify in full, write record and report, and say how it ended; nothing is timed for comparison.
-
-    Args:
-        tools: of compute-sanitizer, run besides.
-        only: names of checks; empty: all.
-        seed: of all inputs; None: drawn now.
-
-    Raises:
-        HarnessError: as `execute`.
-    """
-    plan.scratch.mkdir(parents=True)
-    session = _Session(plan, command)
-    session.verification = VerificationInfo(form="full", seed=seed)
-    interrupted = False
-    nothing = _Verified(plan, session.verification)
-    labels = {v.name: v.label for v in plan.variants}
-    with Progress(console, len(plan.runnable), labels) as progress:
-        for name, reason in plan.skipped.items():
-            progress.note(f"{labels[name]}: SKIPPED, {reason}")
-        try:
-            if plan.gpu:
-                session.before = gpu_state(plan.gpu.index)
-                session.warnings += _gpu_warnings(session.before)
-                progress.note(f"measuring the ceilings of {plan.gpu.info.name}")
-                session.ceilings, warning = measure_ceilings(plan)
-                session.warnings += [warning] if warning else []
-            for _ in verify_plan(
-                plan,
-                "full",
-                progress.note,
-                session.verification,
-                ceilings=session.ceilings,
-                tools=tools,
-                only=only,
-            ):
-                save_record(_record(session, nothing, partial=True), plan.folder)
-        except KeyboardInterrupt:
-            interrupted = True
-            progress.note("interrupted; keeping what is finished")
-    record = _record(session, nothing, partial=interrupted)
-    save_record(record, plan.folder)
-    write_report(plan.folder)
-    if interrupted:
-        return record, ExitCode.INTERRUPTED
-    if any(verification.failed for verification in session.verification.solutions):
-        return record, ExitCode.INTEGRITY
-    verified = bool(session.verification.solutions)
-    return record, ExitCode.OK if verified else ExitCode.FAILED_CELLS
+def _backend(plan: Plan, info: VerificationInfo, progress: Progress, kept: Kept | None) -> Backend:
+    if info.form == "full":
+        return VerifiedOnly(plan, info)
+    backend: Backend = (GpuBackend if plan.gpu else CpuBackend)(plan, progress)
+    if kept:
+        backend.cells.update(kept.cells)
+        backend.traces.update(kept.traces)
+        backend.commands += kept.record.benchmark_commands
+    return backend
 
 
-class _Verified:
-    """A backend that fills the grid from the accuracy report."""
-
-    def __init__(self, plan: Plan, info: VerificationInfo):
-        self._plan, self._info = plan, info
-        self.traces: dict[tuple[str, str], dict[str, Any]] = {}
-        self.commands: list[list[str]] = []
-        self.warnings: list[str] = []
-
-    @property
-    def cells(self) -> dict[tuple[str, str], Cell]:
-        known = {verification.solution for verification in self._info.solutions}
-        found = accuracy_cells(self._plan, self._info)
-        return {_key(cell): cell for cell in found if cell.solution in known}
-
-    def run(self) -> Iterable[None]:
-        return ()
+def _named(error: OSError) -> str:
+    """The file and what is wrong with it."""
+    return (
+        f"{shown(Path(error.filename)) if error.filename else 'a file'}: {error.strerror or error}"
+    )
 
 
 def _save(record: RunRecord, backend: Backend, plan: Plan) -> None:
@@ -234,7 +247,7 @@ def _record(session: _Session, backend: Backend, partial: bool) -> RunRecord:
         ended=_now(),
         command=session.command,
         benchmark_commands=backend.commands,
-        timer=_timer(plan),
+        timer=timer(versions()["flashinfer-bench"], plan.profile) if plan.gpu else None,
         profile_name=plan.profile_name,
         profile=plan.profile,
         definition=plan.definition.info(),
@@ -246,6 +259,7 @@ def _record(session: _Session, backend: Backend, partial: bool) -> RunRecord:
         ceilings=session.ceilings,
         warnings=[*session.warnings, *backend.warnings],
         verification=session.verification,
+        resumptions=session.resumptions,
     )
 
 
@@ -253,13 +267,17 @@ def _key(cell: Cell) -> tuple[str, str]:
     return cell.solution, cell.workload
 
 
-def _timer(plan: Plan) -> str | None:
-    if plan.gpu is None:
-        return None
-    version = versions()["flashinfer-bench"]
+def timer(version: str | None, profile: Profile) -> str:
+    """What measured the latencies, in words; how other versions than the known one measure is not known here."""
+    if version != KNOWN_FLASHINFER_BENCH:
+        return (
+            f"flashinfer-bench {version or 'of unknown version'}: how this version measures is not known to the "
+            f"harness, which knows {KNOWN_FLASHINFER_BENCH}; {profile.num_trials} trials of {profile.iterations} calls"
+        )
     return (
-        f"flashinfer-bench {version}: CUDA events around each call, L2 flushed before it; "
-        f"mean of {plan.profile.num_trials} trial means of {plan.profile.iterations} calls"
+        f"flashinfer-bench {version}: CUDA events around each call on an idle GPU; before it L2 is flushed and then the "
+        "inputs are cloned, so what was cloned last may be in L2; "
+        f"mean of {profile.num_trials} trial means of {profile.iterations} calls"
     )
 
 

@@ -19,7 +19,7 @@ def load_yaml(path: Path, what: str) -> Any:
         HarnessError: the file is absent (its siblings are named), unreadable or not YAML.
     """
     try:
-        return yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         there = sorted(p.stem for p in path.parent.glob("*.yaml"))
         hint = f"there are: {', '.join(there)}" if there else f"{path.parent} has no .yaml file"

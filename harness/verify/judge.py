@@ -45,10 +45,10 @@ class Judge:
     form: Form
     seed: int
     say: Callable[[str], None]
-    ceilings: Ceilings | None = None
     tools: tuple[str, ...] = ()
     only: frozenset[str] = frozenset()
     """Names of the checks to run; empty: all of the form."""
+    ceilings: Ceilings | None = None
     references: References = field(init=False)
     seeds: Seeds = field(init=False)
     tolerance: Tolerance = field(init=False)

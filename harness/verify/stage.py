@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from harness.cells import in_grid_order
 from harness.plan import Plan
@@ -15,7 +16,9 @@ from harness.record import (
     WorkloadInfo,
 )
 from harness.roofline import floor_of
-from harness.verify.effort import Form
+
+if TYPE_CHECKING:
+    from harness.verify.judge import Judge
 
 FLOOR_SHARE = 0.85
 """Least latency as a share of the floor: the floor rests on one measurement of the ceilings."""
@@ -23,35 +26,59 @@ TOOLS = ("memcheck", "racecheck", "initcheck")
 """Tools of compute-sanitizer."""
 
 
-def verify_plan(
+def open_judge(
     plan: Plan,
-    form: Form,
-    say: Callable[[str], None],
     info: VerificationInfo,
-    *,
-    ceilings: Ceilings | None = None,
+    say: Callable[[str], None],
     tools: tuple[str, ...] = (),
     only: Iterable[str] = (),
-) -> Iterator[None]:
-    """Verify every runnable solution that `info` has no verdict on yet; yields after each.
+) -> "Judge | None":
+    """What verifies the plan's solutions; None where the form is none or all have their verdicts.
 
     Raises:
-        HarnessError: nonsense would pass under the plan's profile, or there is no way to run here.
+        HarnessError: nonsense would pass under the plan's profile, a check is not known, or there is no way to run here.
     """
+    if info.form == "none" or all(info.of(variant.name) for variant in plan.runnable):
+        return None
     from harness.verify.judge import Judge  # here: it imports torch, which takes seconds
 
-    todo = [v for v in plan.runnable if info.of(v.name) is None]
-    if not todo:
-        return
     if info.seed is None:
         info.seed = secrets.randbits(48)
-    judge = Judge(plan, form, info.seed, say, ceilings, tools, frozenset(only))
+    return Judge(plan, info.form, info.seed, say, tools, frozenset(only))
+
+
+def verify_all(
+    judge: "Judge", plan: Plan, info: VerificationInfo, ceilings: Ceilings | None
+) -> Iterator[None]:
+    """Verify every runnable solution that `info` has no verdict on yet; yields after each."""
+    judge.ceilings = ceilings
     try:
-        for variant in todo:
-            info.solutions.append(judge.verify(variant))
-            yield
+        for variant in plan.runnable:
+            if info.of(variant.name) is None:
+                info.solutions.append(judge.verify(variant))
+                yield
     finally:
         judge.close()
+
+
+class VerifiedOnly:
+    """A backend that times nothing: its grid comes from the accuracy report."""
+
+    def __init__(self, plan: Plan, info: VerificationInfo):
+        self._plan, self._info = plan, info
+        self.traces: dict[tuple[str, str], dict[str, Any]] = {}
+        self.commands: list[list[str]] = []
+        self.warnings: list[str] = []
+        self.on_cell: Callable[[], None] = lambda: None
+
+    @property
+    def cells(self) -> dict[tuple[str, str], Cell]:
+        known = {verification.solution for verification in self._info.solutions}
+        found = accuracy_cells(self._plan, self._info)
+        return {(c.solution, c.workload): c for c in found if c.solution in known}
+
+    def run(self) -> Iterable[None]:
+        return ()
 
 
 def refusals(info: VerificationInfo | None) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.environment import build_variables, find_gpus
+from harness.environment import build_variables, visible_gpus
 from harness.manifest import discover
 from harness.plan import unmet
 from tests import moe_cases
@@ -42,7 +42,7 @@ def variant(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Callable[..., None]]:
     """Name and entry point; one module for all tests, so that its state meets every T."""
-    gpu = find_gpus()[0]
+    gpu = visible_gpus()[0]
     if reason := unmet(request.param, gpu):
         pytest.skip(reason)
     capability, cache = gpu.info.compute_capability, tmp_path_factory.mktemp("kernels")

@@ -51,7 +51,7 @@ def ceilings(root: Path) -> Ceilings:
 
 
 def verdict(plan: Plan, variant: Variant, ceilings: Ceilings, only: frozenset[str]) -> Verification:
-    judge = Judge(plan, "full", secrets.randbits(48), print, ceilings, only=only)
+    judge = Judge(plan, "full", secrets.randbits(48), print, only=only, ceilings=ceilings)
     try:
         return judge.verify(variant)
     finally:

@@ -147,7 +147,18 @@ def test_timeout_of_one_solution_is_not_paid_twice(tmp_path: Path) -> None:
 def test_interruption_keeps_finished_cells(tmp_path: Path, sig: signal.Signals) -> None:
     write_solution(tmp_path / "solutions", "a", stub("wait 1 2.0"))
     write_solution(tmp_path / "solutions", "b", stub("hang"))
-    command = [sys.executable, "-m", "harness", "bench", "a", "--workloads", "T=1-16", "--run", "r"]
+    command = [
+        sys.executable,
+        "-m",
+        "harness",
+        "bench",
+        "a",
+        "--workloads",
+        "T=1-16",
+        "--run",
+        "r",
+        "--no-verify",
+    ]
     if sig is signal.SIGTERM:
         command[4:5] = ["a", "b"]
     command += ["--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results"]
@@ -187,6 +198,40 @@ def test_existing_run_name_and_gpu_index(tmp_path: Path) -> None:
     assert done.returncode == 2 and "there is no GPU 3" in done.stderr
     done = harness("bench", "a", "--backend", "gpu", *where)
     assert done.returncode == 2 and "GPUs here: none" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--gpu", "0"), "there is no GPU 0; GPUs here: none"),
+        (("--gpu", "0", "--backend", "cpu"), "the CPU backend uses none"),
+    ],
+)
+def test_a_gpu_that_is_asked_for_is_never_left_out(
+    tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    write_solution(tmp_path / "solutions", "a")
+    where = ("--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results")
+    done = harness("bench", "a", *options, *where)
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_gpu_is_one_of_those_that_the_user_made_visible(tmp_path: Path) -> None:
+    """Its index counts within CUDA_VISIBLE_DEVICES, and flashinfer-bench sees that one alone."""
+    write_solution(tmp_path / "solutions", "a", stub("passed 2.0"))
+    where = ("--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results")
+    three = {"STUB_GPUS": "3", "STUB_LOG": str(tmp_path / "seen"), "CUDA_VISIBLE_DEVICES": "2,1"}
+    for gpu, index in (("0", 2), ("1", 1)):
+        run = ("--gpu", gpu, "--run", f"r{gpu}", "--workloads", "T=1")
+        done = harness("bench", "a", *run, *where, stub_gpu=True, **three)
+        assert done.returncode == 0, done.stdout + done.stderr
+        info = load_record(tmp_path / "results" / f"r{gpu}").environment.gpu
+        assert info and info.index == index and info.uuid == f"GPU-stub-{index}"
+    assert (tmp_path / "seen").read_text().split() == ["GPU-stub-2", "GPU-stub-1"]
+    done = harness("bench", "a", "--gpu", "2", *where, stub_gpu=True, **three)
+    assert done.returncode == 2
+    assert "no GPU 2; visible with CUDA_VISIBLE_DEVICES=2,1: 0 (NVIDIA" in done.stderr
 
 
 def test_unmet_requirements_skip_only_that_solution(tmp_path: Path) -> None:

@@ -19,6 +19,31 @@ def half(*args):
 )
 
 
+# Ways to hang: in silence, while it keeps printing, and with its output closed.
+HANGS = {
+    "hangs": "time.sleep(600)",
+    "chatters": "while True: print('still here', flush=True); time.sleep(0.01)",
+    "mute": "os.close(1); os.close(2); time.sleep(600)",
+}
+
+DAEMON = (
+    REFERENCE
+    + """
+
+def leave_a_daemon(*inputs):
+    import os, time
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            with open({path!r}, "a") as file:
+                file.write(f"{{os.getpid()}}\\n")
+            time.sleep(600)
+        os._exit(0)
+    return run(*inputs)
+"""
+)
+
+
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, str, int]:
     root = tmp_path_factory.mktemp("cpu")
@@ -41,7 +66,10 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, str, i
         "import os\ndef run(*a):\n    print('about to', flush=True)\n    os.kill(os.getpid(), 11)\n",
     )
     write_solution(solutions, "broken", "import no_such_module\ndef run(*a): pass\n")
-    write_solution(solutions, "hangs", "import time\ndef run(*a):\n    time.sleep(600)\n")
+    for folder, how in HANGS.items():
+        write_solution(solutions, folder, f"import os, time\ndef run(*a):\n    {how}\n")
+    daemon = DAEMON.format(path=str(root / "pids"))
+    write_solution(solutions, "daemon", daemon, entry_point="main.py::leave_a_daemon")
     write_solution(
         solutions, "half", DPS_HALF, entry_point="main.py::half", destination_passing_style=True
     )
@@ -56,6 +84,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, str, i
             "all",
             "--backend",
             "cpu",
+            "--no-verify",
             "--run",
             "r",
             "--profile",
@@ -74,6 +103,8 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, str, i
         PATH="/usr/bin:/bin",  # without nvcc, wherever it may be here
     )
     report = (root / "results" / "r" / "comparison.md").read_text()
+    pids = [int(line) for line in (root / "pids").read_text().split()]
+    assert pids and not any(Path(f"/proc/{pid}").exists() for pid in pids), "a daemon outlived it"
     return load_record(root / "results" / "r"), report, done.returncode
 
 
@@ -87,7 +118,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, str, i
         ("raises", Status.RUNTIME_ERROR, "ValueError: no luck"),
         ("dies", Status.RUNTIME_ERROR, "killed by signal 11"),
         ("broken", Status.COMPILE_ERROR, "no_such_module"),
-        ("hangs", Status.TIMEOUT, "no result within 3 s"),
+        ("daemon", Status.PASSED, ""),
         ("half", Status.INCORRECT_NUMERICAL, "NaN"),
         ("cuda", Status.SKIPPED, "cuda code needs a GPU"),
     ],
@@ -104,6 +135,17 @@ def test_each_gets_its_status_and_reason(
     assert cell.latency_ms is None and cell.speedup is None
     if reason:
         assert reason in report
+
+
+@pytest.mark.parametrize("folder", HANGS)
+def test_a_hang_costs_the_limit_once(outcome: tuple[RunRecord, str, int], folder: str) -> None:
+    """However it hangs; and it is not asked for again."""
+    record, report, _ = outcome
+    first, second = (c for c in record.cells if c.solution == f"{folder}_full_name")
+    assert first.status is Status.TIMEOUT and first.reason == "no result within 3 s"
+    assert second.status is Status.MISSING
+    assert second.reason == f"not run after the timeout on {first.workload}"
+    assert second.reason in report
 
 
 KERNEL = """
@@ -130,7 +172,7 @@ def test_cuda_code_is_at_least_compiled(tmp_path: Path) -> None:
         )
         (path / "moe.cu").write_text(code)
     done = harness(
-        *("bench", "all", "--backend", "cpu", "--run", "r", "--workloads", "T=1"),
+        *("bench", "all", "--backend", "cpu", "--no-verify", "--run", "r", "--workloads", "T=1"),
         *("--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results"),
     )
     sound, unsound = load_record(tmp_path / "results" / "r").cells

@@ -1,5 +1,6 @@
 """What the record says of the machine, with NVML stubbed."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +15,63 @@ from harness.paths import PROJECT
 def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(PROJECT / "tests" / "stub_gpu"))
     monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("visible", "indices"),
+    [
+        (None, [0, 1, 2]),
+        ("2,0", [2, 0]),
+        ("1", [1]),
+        ("GPU-stub-2, 1", [2, 1]),
+        ("", []),
+        ("-1", []),
+        ("1,7,0", [1]),  # CUDA stops at the first that is none
+        ("1,1", [1]),
+        ("GPU-stub", []),  # the beginning of several
+    ],
+)
+def test_what_a_cuda_program_sees(
+    one_gpu: None, monkeypatch: pytest.MonkeyPatch, visible: str | None, indices: list[int]
+) -> None:
+    monkeypatch.setenv("STUB_GPUS", "3")
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [gpu.index for gpu in environment.visible_gpus()] == indices
+
+
+def test_part_of_a_gpu_is_refused(one_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1234")
+    with pytest.raises(HarnessError, match="CUDA_VISIBLE_DEVICES: MIG-1234 is a part of a GPU"):
+        environment.visible_gpus()
+
+
+@pytest.mark.parametrize("fails", ["nvmlInit 9", "nvmlInit 12"])
+def test_no_driver_is_no_gpu(one_gpu: None, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    monkeypatch.setenv("STUB_NVML_FAILS", fails)
+    assert environment.find_gpus() == [] and environment.gpu_state(0) is None
+
+
+@pytest.mark.parametrize(
+    "fails", ["nvmlInit 18", "nvmlSystemGetDriverVersion 15", "nvmlDeviceGetHandleByIndex 15"]
+)
+def test_a_driver_that_does_not_answer_is_an_error(
+    one_gpu: None, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """A broken GPU must not pass for a machine that has none; a run that has begun goes on without its clocks."""
+    monkeypatch.setenv("STUB_NVML_FAILS", fails)
+    with pytest.raises(
+        HarnessError, match=r"driver does not answer .NVML error 1[58].; .*BACKEND=cpu"
+    ):
+        environment.find_gpus()
+    if "Driver" not in fails:
+        assert environment.gpu_state(0) is None
+
+
+def test_shutting_nvml_down_cannot_fail(one_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUB_NVML_FAILS", "nvmlShutdown 15")
+    assert len(environment.find_gpus()) == 1 and environment.gpu_state(0)
 
 
 def test_gpu_as_nvml_tells_it(one_gpu: None) -> None:
@@ -25,8 +83,11 @@ def test_gpu_as_nvml_tells_it(one_gpu: None) -> None:
     assert state.power_w == pytest.approx(123.456) and state.memory_clock_mhz == 3201
     captured = environment.capture(gpu, before=state)
     assert captured.gpu and captured.gpu.before == state and captured.gpu.after == state
-    with pytest.raises(HarnessError, match=r"no GPU 1; GPUs here: 0 \(NVIDIA Stub 100\)"):
-        environment.pick_gpu([gpu], 1)
+    for index in (1, -1):
+        with pytest.raises(
+            HarnessError, match=rf"no GPU {index}; GPUs here: 0 \(NVIDIA Stub 100\)"
+        ):
+            environment.pick_gpu([gpu], index)
 
 
 def test_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +110,38 @@ def test_host_and_commit_can_be_given(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert (
         captured.host == "bench-1" and captured.git_commit == "abc" and captured.git_dirty is None
     )
+
+
+def test_commit_of_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Clean is clean; runs under results/ do not count, changed and new files do."""
+    monkeypatch.setattr(environment, "PROJECT", tmp_path)
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def git(*args: str) -> None:
+        who = ("-c", "user.name=t", "-c", "user.email=t@t")
+        subprocess.run(["git", *who, *args], cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / "a").write_text("1")
+    git("init")
+    git("add", "a")
+    git("commit", "-m", "m")
+    commit = (environment.capture(None)).git_commit
+    assert commit and len(commit) == 40
+
+    def dirty() -> bool | None:
+        return environment.capture(None).git_dirty
+
+    assert dirty() is False
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "run.json").write_text("{}")
+    assert dirty() is False
+    (tmp_path / "new").write_text("1")
+    assert dirty() is True
+    (tmp_path / "new").unlink()
+    assert dirty() is False
+    (tmp_path / "a").write_text("2")
+    assert dirty() is True
 
 
 def test_has_package() -> None:

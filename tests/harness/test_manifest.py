@@ -86,6 +86,23 @@ def test_duplicate_label(tmp_path: Path) -> None:
         discover(tmp_path)
 
 
+@pytest.mark.parametrize(("key", "names"), [("label", ["a", "z"]), ("name", ["z", "a"])])
+def test_the_name_of_another_folder(tmp_path: Path, key: str, names: list[str]) -> None:
+    """Whichever folder comes first: the one that borrowed the other's name is told."""
+    borrower, owner = names
+    write_solution(tmp_path, borrower, **{key: owner})
+    write_solution(tmp_path, owner, label="other")
+    expected = rf"{borrower}/manifest.yaml: key '{key}': '{owner}' is taken by .*{owner}/man"
+    with pytest.raises(HarnessError, match=expected):
+        discover(tmp_path)
+
+
+def test_all_is_no_name(tmp_path: Path) -> None:
+    write_solution(tmp_path, "all")
+    with pytest.raises(HarnessError, match="'all' means every solution"):
+        discover(tmp_path)
+
+
 def test_select_by_any_name(tmp_path: Path) -> None:
     for folder in ("fast", "faster"):
         write_solution(tmp_path, folder, label=f"{folder}_label")

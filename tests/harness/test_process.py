@@ -1,12 +1,16 @@
-"""Processes: output is followed live, limits hold for the whole group, nothing survives."""
+"""Processes: output is followed live, limits hold for whatever was started, nothing survives."""
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from harness import process
+from harness.paths import PROJECT
 from harness.process import follow, output_of
 
 
@@ -54,6 +58,60 @@ def test_silence_has_a_limit_of_its_own() -> None:
     assert done.timed_out and done.seconds < 20
 
 
+NEVER_SILENT = "import time\nwhile True:\n    print('still here'); time.sleep(0.05)"
+NO_OUTPUT = "import os, time\nprint(1)\nos.close(1); os.close(2)\ntime.sleep(600)"
+
+
+@pytest.mark.parametrize("code", [NEVER_SILENT, NO_OUTPUT])
+def test_progress_is_what_the_caller_says(code: str) -> None:
+    """Neither one that keeps printing nor one that closed its output escapes the limit."""
+    done = follow(python(code), timeout_s=60, idle_s=1.5, progress=lambda: "the same")
+    assert done.timed_out and done.seconds < 20
+
+
+def test_progress_starts_the_clock_anew() -> None:
+    """The limit is per step: three steps of 1 s pass under a limit of 2 s, and none runs before the first."""
+    start = time.monotonic()
+
+    def steps() -> int | None:
+        seconds = time.monotonic() - start
+        return None if seconds < 3 else int(seconds)
+
+    done = follow(python("import time\ntime.sleep(6)"), timeout_s=60, idle_s=2, progress=steps)
+    assert done.returncode == 0
+
+
+ESCAPES = """
+import os, signal, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.write(1, b'%d\\n' % os.getpid())
+        time.sleep(600)
+    os._exit(0)
+time.sleep({seconds})
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux lets us adopt orphans")
+@pytest.mark.parametrize(("seconds", "timed_out"), [("0.5", False), ("600", True)])
+def test_a_daemon_is_ended_too(seconds: str, timed_out: bool) -> None:
+    """Forked twice and in a session of its own, a process has left both the group and the family."""
+    pids: list[int] = []
+    code = ESCAPES.format(seconds=seconds)
+    done = follow(python(code), timeout_s=3, on_line=lambda line: pids.append(int(line)))
+    assert done.timed_out is timed_out
+    assert len(pids) == 1 and not Path(f"/proc/{pids[0]}").exists(), "killed, and reaped"
+
+
+def test_other_children_of_ours_are_left_alone() -> None:
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as other:
+        follow(python("print(1)"), timeout_s=30)
+        assert other.poll() is None
+        other.kill()
+
+
 def test_children_left_behind_are_ended() -> None:
     pids: list[int] = []
     code = "import os, time\nif os.fork() == 0:\n    print(os.getpid()); time.sleep(600)\ntime.sleep(0.5)"
@@ -82,6 +140,65 @@ def test_interruption_ends_the_group() -> None:
             on_line=on_line,
         )
     assert not alive(pids[0])
+
+
+IMPATIENT = """
+import os, sys
+from harness.process import follow
+code = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(os.getpid()); time.sleep(600)"
+follow([sys.executable, "-u", "-c", code], timeout_s=60, on_line=lambda line: print(line, flush=True))
+"""
+
+
+def test_a_second_interruption_ends_the_group_at_once() -> None:
+    """The first asks politely and waits; the second does not wait, and skips nothing."""
+    with subprocess.Popen(
+        python(IMPATIENT), cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as ours:
+        assert ours.stdout
+        pid = int(ours.stdout.readline())
+        os.kill(ours.pid, signal.SIGINT)
+        time.sleep(1)
+        assert alive(pid) and ours.poll() is None
+        start = time.monotonic()
+        os.kill(ours.pid, signal.SIGINT)
+        ours.wait(timeout=30)
+        assert time.monotonic() - start < 3 and not alive(pid)
+
+
+def test_a_log_that_cannot_be_written_costs_only_the_log(tmp_path: Path) -> None:
+    for log in (tmp_path / "no" / "such" / "folder", Path("/dev/full")):
+        done = follow(python("print('a'); print('b')"), timeout_s=30, log=log)
+        assert done.returncode == 0 and done.tail == "a\nb"
+
+
+def test_a_log_ends_before_it_fills_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "LOG_BYTES", 1 << 20)
+    done = follow(
+        python("for _ in range(40000): print('x' * 99)"), timeout_s=60, log=tmp_path / "log"
+    )
+    text = (tmp_path / "log").read_text()
+    assert done.returncode == 0 and len(done.tail.splitlines()) == 400
+    assert len(text) < (1 << 20) + 100 and text.endswith("(the log ends here, at 1 MiB)\n")
+
+
+def test_endless_lines_come_in_pieces() -> None:
+    done = follow(python("print('x' * 1_000_000, end='')"), timeout_s=60)
+    assert max(map(len, done.tail.split("\n"))) == process.LINE_CHARS
+    assert done.tail.count("x") == 1_000_000
+
+
+def test_a_program_that_is_not_there() -> None:
+    with pytest.raises(OSError, match="no-such-program"):
+        follow(["no-such-program"], timeout_s=5)
+
+
+def test_output_is_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("LC_ALL", "C"), ("PYTHONCOERCECLOCALE", "0"), ("PYTHONUTF8", "0")):
+        monkeypatch.setenv(name, value)
+    assert follow(python("print('µs ≈ 1')"), timeout_s=30).tail == "µs ≈ 1"
 
 
 def test_floods_and_binary_output_do_no_harm() -> None:

@@ -8,6 +8,8 @@ line `# stub: WORD...`:
     missing (the runner returns no result)  lose (the whole workload is lost)     exit (flashinfer-bench dies)
     hang (until killed)                     break (what the persistent runner does to those after a dead worker)
     wait SECONDS SPEEDUP
+
+STUB_LOG names a file that keeps the CUDA_VISIBLE_DEVICES of each runner.
 """
 
 import os
@@ -56,7 +58,9 @@ def _install():
 
     class StubRunner:
         def __init__(self, log_dir):
-            pass
+            if "STUB_LOG" in os.environ:
+                with open(os.environ["STUB_LOG"], "a") as file:
+                    file.write(os.environ["CUDA_VISIBLE_DEVICES"] + "\n")
 
         def close(self):
             pass
