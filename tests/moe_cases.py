@@ -23,7 +23,7 @@ NUM_GROUPS = 8
 TOP_K = 8
 BLOCK = 128
 SCALING = 2.5
-VARIANTS = ("sglang_v1", "sglang_v2", "triton_v1", "triton_v2")
+VARIANTS = ("sglang_v1", "sglang_v2", "triton_v1", "triton_v2", "triton_v3", "sglang_triton")
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn)
 
 _counter = itertools.count()

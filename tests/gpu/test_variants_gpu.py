@@ -254,3 +254,58 @@ def test_group_quantisation_like_real(real: ModuleType, emulation: ModuleType, r
     assert differ < 1e-3, f"{rows} rows: {differ:.3%} of the values differ"
     # Where rounding went the other way it is by one step, 1/8 at most.
     torch.testing.assert_close(got.float(), want.float(), rtol=0.126, atol=2**-9)
+
+
+@pytest.mark.parametrize("used", [0, 5, 456])
+def test_fused_swiglu_and_quantisation_like_real(
+    real: ModuleType, emulation: ModuleType, used: int
+) -> None:
+    """The form that triton_v3 uses: a count in device memory, packed power-of-two scales."""
+    rows, groups = 456, INTER // 128
+    x = (torch.randn(1, rows, 2 * INTER, device="cuda") * 100).bfloat16()
+    count = torch.tensor([used], dtype=torch.int32, device="cuda")
+    results = []
+    for module in (real, emulation):
+        values = moe_cases.poison(torch.empty(1, rows, INTER, dtype=FP8, device="cuda"))
+        words = torch.full((1, groups // 4, rows), SENTINEL, dtype=torch.int32, device="cuda")
+        module.sgl_per_token_group_quant_8bit(
+            x,
+            values,
+            words.mT,
+            128,
+            1e-10,
+            -448.0,
+            448.0,
+            scale_ue8m0=True,
+            fuse_silu_and_mul=True,
+            masked_m=count,
+        )
+        exponents = words[0].view(torch.uint8).view(groups // 4, rows, 4).permute(1, 0, 2)
+        results.append((values[0], exponents.reshape(rows, groups).int(), words[0]))
+    (got, got_exponents, words), (_, want_exponents, _) = results
+    assert got[used:].float().isnan().all(), f"{used} rows: values past the count were written"
+    assert words[:, used:].eq(SENTINEL).all(), f"{used} rows: scales past the count were written"
+    if used:
+        # Another rounding of silu can move an amax over a power of two.
+        differ = (got_exponents[:used] != want_exponents[:used]).float().mean()
+        assert differ < 1e-2, f"{used} rows: {float(differ):.3%} of the scales differ"
+        back = [
+            v[:used].float() * torch.exp2(e[:used].float() - 127).repeat_interleave(128, dim=1)
+            for v, e, _ in results
+        ]
+        error = float((back[0] - back[1]).norm() / back[1].norm())
+        assert error < 1e-2, f"{used} rows: relative L2 error {error:.3g}"
+
+
+def test_fusion_is_ignored_with_float32_scales(real: ModuleType) -> None:
+    """Why triton_v3 unpacks powers of two: the operation quantises the first half of memory instead."""
+    rows = 16
+    x = (torch.randn(rows, 2 * INTER, device="cuda") * 100).bfloat16()
+    values = torch.empty(rows, INTER, dtype=FP8, device="cuda")
+    scale = torch.empty(rows, INTER // 128, device="cuda")
+    real.sgl_per_token_group_quant_8bit(
+        x, values, scale, 128, 1e-10, -448.0, 448.0, fuse_silu_and_mul=True
+    )
+    back = values.float() * scale.repeat_interleave(128, dim=1)
+    unfused = x.flatten()[: rows * INTER].view(rows, INTER).float()
+    assert float((back - unfused).norm() / unfused.norm()) < 0.05

@@ -170,3 +170,91 @@ def test_group_quantisation_refuses(change: dict[str, Any]) -> None:
     args.update(change)
     with pytest.raises((ValueError, TypeError)):
         emulation.sgl_per_token_group_quant_8bit(**args)
+
+
+def fused_arguments(experts: int, rows: int, cols: int, spare: int = 0) -> dict[str, Any]:
+    """Arguments of the fused form with a leading dimension of experts, outputs full of sentinels."""
+    words = -(-cols // 128 // 4)
+    g = torch.Generator().manual_seed(0)
+    return dict(
+        input=(torch.randn(experts, rows, 2 * cols, generator=g) * 50).bfloat16(),
+        output_q=torch.full((experts, rows, cols), float("nan"), dtype=torch.bfloat16).to(FP8),
+        output_s=torch.full((experts, words, rows + spare), SENTINEL, dtype=torch.int32).mT,
+        group_size=128,
+        eps=1e-10,
+        fp8_min=-448.0,
+        fp8_max=448.0,
+        scale_ue8m0=True,
+        fuse_silu_and_mul=True,
+    )
+
+
+def check_fused(args: dict[str, Any], expert: int, count: int) -> None:
+    """The first `count` rows of one expert against the formulas, and the rest against the sentinels."""
+    cols = args["output_q"].shape[-1]
+    x = args["input"][expert, :count].double()
+    gate = torch.nn.functional.silu(x[:, :cols])
+    exact = (gate * x[:, cols:]).view(count, cols // 128, 128)
+    words = args["output_s"][expert]
+    exponents = words.flatten().view(torch.uint8).view(len(words), -1)[:count, : cols // 128]
+    exponents = exponents.int() - 127
+    scale = torch.ldexp(torch.ones(exponents.shape, dtype=torch.float64), exponents)
+    wanted = exact.abs().amax(-1).clamp(min=1e-10) / 448
+    # The smallest power of two that is not below, give or take the rounding to bfloat16.
+    assert ((scale >= wanted * 0.99) & (scale < wanted * 2.02)).all()
+    back = (
+        args["output_q"][expert, :count].double().view(count, cols // 128, 128) * scale[:, :, None]
+    )
+    bound = (exact.abs() / 14).maximum(scale[:, :, None] * 2**-9)
+    assert ((back - exact).abs() <= bound).all()
+    assert args["output_q"][expert, count:].float().isnan().all(), (
+        "rows past the count were written"
+    )
+    assert words[count:].eq(SENTINEL).all(), "scales past the count were written"
+
+
+@pytest.mark.parametrize("cols", [256, 640, 2048])
+def test_fused_swiglu_and_quantisation(cols: int) -> None:
+    """Numbers of scales that fill their words and that do not."""
+    args = fused_arguments(1, 5, cols, spare=3)
+    args["input"][0, 0, :128] = 0
+    flat = {k: v[0] if isinstance(v, torch.Tensor) else v for k, v in args.items()}
+    emulation.sgl_per_token_group_quant_8bit(**flat)
+    check_fused(args, 0, 5)
+    assert args["output_q"][0, 0, :128].float().eq(0).all()
+
+
+def test_fused_quantisation_of_counted_rows() -> None:
+    args = fused_arguments(3, 4, 2048)
+    counts = torch.tensor([4, 0, 2], dtype=torch.int32)
+    emulation.sgl_per_token_group_quant_8bit(**args, masked_m=counts)
+    for expert, count in enumerate(counts.tolist()):
+        check_fused(args, expert, count)
+
+
+@pytest.mark.parametrize(
+    ("error", "change"),
+    [
+        (NotImplementedError, {"scale_ue8m0": False}),  # the real operation would ignore the fusion
+        (NotImplementedError, {"fuse_silu_and_mul": False}),
+        (TypeError, {"output_s": torch.empty(1, 4, 16)}),
+        (ValueError, {"output_s": torch.empty(1, 4, 4, dtype=torch.int32)}),  # row-major
+        (ValueError, {"output_s": torch.empty(1, 4, 3, dtype=torch.int32).mT}),  # too few rows
+        (ValueError, {"masked_m": torch.tensor([5], dtype=torch.int32)}),
+        (TypeError, {"masked_m": torch.tensor([4])}),
+    ],
+)
+def test_fused_quantisation_refuses(error: type[Exception], change: dict[str, Any]) -> None:
+    args = fused_arguments(1, 4, 2048)
+    args["masked_m"] = torch.tensor([4], dtype=torch.int32)
+    args.update(change)
+    with pytest.raises(error):
+        emulation.sgl_per_token_group_quant_8bit(**args)
+
+
+def test_counted_rows_want_sixteen_scales() -> None:
+    args = fused_arguments(1, 4, 256)
+    with pytest.raises(ValueError, match="multiple of 16"):
+        emulation.sgl_per_token_group_quant_8bit(
+            **args, masked_m=torch.tensor([4], dtype=torch.int32)
+        )

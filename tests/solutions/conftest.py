@@ -1,10 +1,13 @@
-"""Put the emulation of sgl_kernel on the path, for these tests only."""
+"""Fixtures of the solutions' tests: the emulation of sgl_kernel, and memory that nothing can rely on."""
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+from tests import moe_cases
 
 EMULATION = Path(__file__).resolve().parents[2] / "harness" / "cpu_kernels"
 
@@ -16,3 +19,15 @@ def emulated_sgl_kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(EMULATION)
     yield
     sys.modules.pop("sgl_kernel", None)
+
+
+@pytest.fixture
+def poisoned_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.empty gives bytes that are NaN as any float and a far index as any integer, other dtypes NaN or huge."""
+    empty = torch.empty
+
+    def poisoned(*args: object, **kwargs: object) -> torch.Tensor:
+        tensor = empty(*args, **kwargs)
+        return tensor.fill_(0x7F) if tensor.dtype == torch.uint8 else moe_cases.poison(tensor)
+
+    monkeypatch.setattr(torch, "empty", poisoned)

@@ -1,4 +1,4 @@
-"""The four documented variants against the reference, on the CPU.
+"""Variants around sgl_kernel, and those that need nothing else, against the reference, on the CPU.
 
 sgl_kernel is emulated and Triton interpreted; the sizes are the small sibling's.
 """
@@ -102,7 +102,15 @@ def test_inputs_are_left_alone(run: Callable[..., None], variant: str) -> None:
             assert torch.equal(tensor.view(torch.uint8), old.view(torch.uint8)), name
 
 
-@pytest.mark.parametrize("variant", ["triton_v2"])
+@pytest.mark.parametrize("variant", ["triton_v3"])
+def test_counted_rows_of_the_fused_activation(run: Callable[..., None], variant: str) -> None:
+    """I = 2048 takes the form of sgl_kernel's fused quantisation that counts rows on the device."""
+    for seed, (tokens, routing) in enumerate([(9, "all_local"), (2, "half_local")]):
+        inputs = moe_cases.make_inputs(tokens, 77, routing, hidden=256, inter=2048, seed=seed)
+        run_and_check(run, inputs, f"{variant} {routing}")
+
+
+@pytest.mark.parametrize("variant", ["triton_v2", "triton_v3"])
 def test_call_after_a_failed_one(
     run: Callable[..., None], variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

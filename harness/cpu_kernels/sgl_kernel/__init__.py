@@ -22,6 +22,7 @@ __version__ = "0.4.3+emulated"
 BLOCK = 128
 FP8_MAX = 448.0
 MIN_AMAX = 1e-10
+MASKED_GROUPS = 16
 VECTOR_BYTES = 16
 # Tensor maps of 132 SMs, 128 bytes each: two for the operands, two for the output's warp groups.
 MIN_WORKSPACE_BYTES = 4 * 132 * 128
@@ -251,24 +252,38 @@ def sgl_per_token_group_quant_8bit(
     masked_m: torch.Tensor | None = None,
     enable_v2: bool | None = None,
 ) -> None:
-    """FP8 with one scale per row and group: scale = amax / 448, values = input * (448 / amax).
+    """FP8 with one scale per row and group, of the input or of a SwiGLU of it.
+
+    Emulated are the two ways in which the solutions call it. Plain: scale = amax / 448, values = input * (448 / amax). Fused:
+    x = silu(first half) * second half, both factors and the product rounded to the input's type; scale = the smallest power of
+    two that is at least amax / 448, stored as its biased exponent. The real operation fuses only with packed exponents: with
+    float32 scales it ignores `fuse_silu_and_mul`, which is an error here.
 
     Args:
-        input: [rows, cols] bfloat16 or float16, contiguous, not empty.
-        output_q: [rows, cols] float8_e4m3fn, written.
-        output_s: [rows, cols / group_size] float32, contiguous (row-major), written.
+        input: [rows, cols] bfloat16 or float16, contiguous, not empty; [rows, 2 * cols] if fused, and [experts, rows,
+            2 * cols] with `masked_m`.
+        output_q: [rows, cols] float8_e4m3fn, written; [experts, rows, cols] with `masked_m`.
+        output_s: plain: [rows, cols / group_size] float32, contiguous (row-major), written. Fused: int32 of four exponents
+            each, [at least rows, ceil(cols / group_size / 4)] with the rows next to each other, written; a leading dimension of
+            experts with `masked_m`.
         group_size: 16, 32, 64 or 128; these select the operation's second version.
         eps: lower bound of amax; the second version accepts 1e-10 only.
         fp8_min, fp8_max: -448, 448.
-        scale_ue8m0, fuse_silu_and_mul, masked_m: not emulated.
+        scale_ue8m0, fuse_silu_and_mul: both or none.
+        masked_m: fused only: [experts] int32, rows of each expert; the rest of its rows is left untouched.
         enable_v2: must not be False: the first version is not emulated.
     """
-    if scale_ue8m0 or fuse_silu_and_mul or masked_m is not None or enable_v2 is False:
-        raise NotImplementedError("only the plain second version is emulated")
+    if scale_ue8m0 != fuse_silu_and_mul or enable_v2 is False:
+        raise NotImplementedError("only plain and fused with packed scales are emulated")
+    if masked_m is not None and not fuse_silu_and_mul:
+        raise ValueError("masked_m without fuse_silu_and_mul: the real operation ignores it")
     if group_size not in (16, 32, 64, 128):
         raise ValueError(f"unsupported group_size {group_size}")
     if abs(eps - MIN_AMAX) >= 1e-13 or (fp8_min, fp8_max) != (-FP8_MAX, FP8_MAX):
         raise ValueError(f"eps {eps}, range [{fp8_min}, {fp8_max}]: want 1e-10 and [-448, 448]")
+    if fuse_silu_and_mul:
+        _swiglu_quant(input, output_q, output_s, group_size, masked_m)
+        return
     _expect("input", input, (torch.bfloat16, torch.float16), dims=2)
     rows, cols = input.shape
     if input.numel() == 0 or cols % group_size:
@@ -281,6 +296,58 @@ def sgl_per_token_group_quant_8bit(
     output_s.copy_(amax * (1.0 / FP8_MAX))
     values = (groups * (FP8_MAX / amax)[:, :, None]).clamp(-FP8_MAX, FP8_MAX)
     output_q.copy_(values.to(torch.float8_e4m3fn).view(rows, cols))
+
+
+def _swiglu_quant(
+    input: torch.Tensor,
+    output_q: torch.Tensor,
+    output_s: torch.Tensor,
+    group_size: int,
+    masked_m: torch.Tensor | None,
+) -> None:
+    """The fused form of `sgl_per_token_group_quant_8bit`, shapes as there."""
+    dims = 2 if masked_m is None else 3
+    _expect("input", input, (torch.bfloat16, torch.float16), dims=dims)
+    *experts, rows, cols = (*input.shape[:-1], input.shape[-1] // 2)
+    num_groups = cols // group_size
+    if input.numel() == 0 or input.shape[-1] % (2 * group_size):
+        raise ValueError(f"input {tuple(input.shape)} is empty or not made of {group_size}-groups")
+    _expect("output_q", output_q, (torch.float8_e4m3fn,), shape=(*experts, rows, cols))
+    _expect_aligned("input", input)
+    words = -(-num_groups // 4)
+    if output_s.dtype != torch.int32:
+        raise TypeError(f"output_s is {output_s.dtype}, want packed exponents as torch.int32")
+    if output_s.dim() != dims or [*output_s.shape[:-2], output_s.shape[-1]] != [*experts, words]:
+        raise ValueError(
+            f"output_s has shape {tuple(output_s.shape)}, {rows} rows want {words} words"
+        )
+    if output_s.shape[-2] < rows or output_s.stride(-2) != 1 or output_s.stride(-1) < rows:
+        raise ValueError(
+            f"output_s is strided {output_s.stride()}: rows must be next to each other"
+        )
+    counts = [rows]
+    if masked_m is not None:
+        _expect("masked_m", masked_m, (torch.int32,), shape=tuple(experts))
+        if num_groups % MASKED_GROUPS:
+            raise ValueError(f"{num_groups} groups a row, masked_m wants a multiple of 16")
+        counts = masked_m.tolist()
+        if not all(0 <= count <= rows for count in counts):
+            raise ValueError(f"masked_m {counts} has entries outside 0 to {rows}")
+    for expert, count in enumerate(counts):
+        x, q, s = (t[expert] if dims == 3 else t for t in (input, output_q, output_s))
+        gate, up = x[:count, :cols].float(), x[:count, cols:]
+        gate = (gate / (1.0 + torch.exp(-gate))).to(x.dtype)
+        groups = (gate * up).float().view(count, num_groups, group_size)
+        amax = groups.abs().amax(dim=-1).clamp(min=MIN_AMAX)
+        mantissa, exponent = torch.frexp(amax * (1.0 / FP8_MAX))  # mantissa in [0.5, 1)
+        exponent = exponent - (mantissa == 0.5).to(exponent.dtype)
+        values = torch.ldexp(groups, -exponent[:, :, None]).clamp(-FP8_MAX, FP8_MAX)
+        q[:count] = values.to(torch.float8_e4m3fn).view(count, cols)
+        shifts = 8 * (torch.arange(num_groups, device=x.device) % 4)
+        packed = torch.zeros(count, words, dtype=torch.int64, device=x.device)
+        word = (torch.arange(num_groups, device=x.device) // 4).expand(count, -1)
+        packed.scatter_add_(1, word, (exponent + 127).long() << shifts)
+        s[:count] = torch.where(packed < 2**31, packed, packed - 2**32).to(torch.int32)
 
 
 def _expect(
