@@ -237,7 +237,8 @@ def profile(
     """
     request = Request(solutions, workloads=workloads.split(), gpu=gpu, run=run, backend="gpu")
     plan = make_plan(request, _paths(solutions_dir, results_dir))
-    profiles = profile_solutions(plan).profiles
+    with gpu_lock(plan.gpu, plan.run_id, wait=True, say=_say), folder_lock(plan.folder):
+        profiles = profile_solutions(plan).profiles
     labels = {v.name: v.label for v in plan.variants}
     for entry in profiles:
         title = (
@@ -331,12 +332,12 @@ def _run(
     for sig in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(sig) is signal.SIG_DFL:
             signal.signal(sig, _interrupt)
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False)
-
-    with gpu_lock(plan.gpu, plan.run_id, wait, say), folder_lock(plan.folder):
+    with gpu_lock(plan.gpu, plan.run_id, wait, _say), folder_lock(plan.folder):
         return execute(plan, command_line(), console, verify, kept)
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, markup=False)
 
 
 def _interrupt(*_: object) -> None:

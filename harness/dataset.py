@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from harness import workloads as workload_module
 from harness.definition import Definition, signature_of
 from harness.errors import HarnessError
@@ -49,10 +51,25 @@ def synthetic(definition: Definition, suite_name: str, cache: Path, seed: int = 
         Path(__file__).read_text(encoding="utf-8"),
     )
     root = cache / f"{definition.name}-{suite_name}-{key[:12]}"
+    if (dataset := _cached(root, definition)) is not None:
+        return dataset
+    info = DatasetInfo(kind="synthetic", suite=suite_name, hash=None, seed=seed)
+    _generate(root, definition, rows, file.routed_scaling_factor, info)
+    dataset = _load(root, definition)
+    _write_json(root / INFO_NAME, dataset.info.model_dump())  # with its hash
+    return dataset
+
+
+def _cached(root: Path, definition: Definition) -> Dataset | None:
+    """What was generated before, if it is still what it was then: a file cut short or changed makes it worthless."""
     if not (root / INFO_NAME).exists():
-        info = DatasetInfo(kind="synthetic", suite=suite_name, hash=None, seed=seed)
-        _generate(root, definition, rows, file.routed_scaling_factor, info)
-    return _load(root, definition)
+        return None
+    try:
+        then = _read_info(root)
+        dataset = _load(root, definition)
+    except HarnessError:
+        return None
+    return dataset if dataset.info.hash == then.hash else None
 
 
 def real(definition: Definition, root: Path) -> Dataset:
@@ -154,7 +171,7 @@ def _load(root: Path, definition: Definition) -> Dataset:
     traces = _read_workloads(root, definition)
     info = DatasetInfo(kind="real", suite="published", hash=None, seed=None)
     if (root / INFO_NAME).exists():
-        info = DatasetInfo.model_validate(_read_json(root / INFO_NAME))
+        info = _read_info(root)
     dataset = Dataset(root, definition, definition_file, traces, [], info)
     described = sorted(_describe(dataset), key=lambda w: (w.seq_len, w.id))
     info = info.model_copy(update={"hash": _hash(dataset)})
@@ -284,6 +301,14 @@ def _definition_path(root: Path, definition: Definition) -> Path:
 
 def _workloads_path(root: Path, definition: Definition) -> Path:
     return root / "workloads" / definition.op_type / f"{definition.name}.jsonl"
+
+
+def _read_info(root: Path) -> DatasetInfo:
+    path = root / INFO_NAME
+    try:
+        return DatasetInfo.model_validate(_read_json(path))
+    except ValidationError as error:
+        raise HarnessError(f"{path}: is damaged ({error.error_count()} keys); remove it") from None
 
 
 def _read_json(path: Path) -> Any:

@@ -208,3 +208,25 @@ def test_gpu_run_resumes_whole_calls_and_drops_damaged_traces(tmp_path: Path) ->
     assert any("1 line(s) of traces.jsonl were damaged" in warning for warning in record.warnings)
     new = record.benchmark_commands[-1]
     assert new[new.index("--solutions") + 1 : new.index("--warmup-runs")] == ["a_full_name"]
+
+
+def test_a_full_disk_leaves_the_record_as_it_was(tmp_path: Path, whole: Whole) -> None:
+    """Files may have a kilobyte at most, which stands for a disk without room."""
+    where = partial_run(whole, tmp_path)
+    path = tmp_path / "results" / "r" / "run.json"
+    before = path.read_bytes()
+    command = [sys.executable, "-m", "harness", "bench", "--resume", "r", *map(str, where)]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 1; exec "$@"', "bash", *command],
+        cwd=PROJECT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "run.json" in done.stderr and "make room" in done.stderr
+    assert path.read_bytes() == before
+    assert not list((tmp_path / "results" / "r").glob(".run.json.*")), "half a file was left"
+    assert harness("bench", "--resume", "r", *where).returncode == 1  # with room it goes on
+    assert outcome(load_record(tmp_path / "results" / "r")) == outcome(whole.record)
