@@ -7,7 +7,6 @@ seeds that the parent chose a moment ago, calls, and writes out every output as 
 nothing, and what it says about itself is a hint for the parent.
 """
 
-import os
 import sys
 import threading
 import traceback
@@ -40,6 +39,10 @@ HELD_OUTPUTS = (
 )
 POISON_SIZES = range(9, 25)  # log2 of the blocks that are filled with NaN and freed before a call
 FLUSH_BYTES = 256 << 20  # more than any L2
+
+
+class CannotWrite(Exception):
+    """No room for an output: nothing that the solution did."""
 
 
 class Child:
@@ -252,23 +255,28 @@ class Child:
         return {"ms": timing.time_runnable(self.runnable, args, warmup, calls, self.device)}
 
     def do_time_cupti(self, slot: str, calls: int) -> Message:
-        """Microseconds from the first kernel's start to the last one's end, by CUPTI through torch's profiler."""
+        """Microseconds of each call in which at least one kernel ran, by CUPTI through torch's profiler; empty without it."""
         from torch.profiler import ProfilerActivity, profile
 
-        spans = []
+        busy = []
         for _ in range(calls):
             args = [v.clone() if isinstance(v, torch.Tensor) else v for v in self.slots[slot]]
             args.append(self._poisoned(args))
             self._sync()
-            with profile(activities=[ProfilerActivity.CUDA]) as recorded:
-                self._raw(args)
-                self._sync()
-            events = [e for e in recorded.events() if e.device_type.name == "CUDA"]
-            if events:
-                spans.append(
-                    max(e.time_range.end for e in events) - min(e.time_range.start for e in events)
-                )
-        return {"us": spans}
+            try:
+                with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+                    self._raw(args)
+                    self._sync()
+            except RuntimeError:  # CUPTI is in use elsewhere or not permitted here
+                return {"us": []}
+            ranges = [
+                (event.time_range.start, event.time_range.end)
+                for event in recorded.events()
+                if event.device_type.name == "CUDA"
+            ]
+            if ranges:
+                busy.append(_covered(ranges))
+        return {"us": busy}
 
     # Helpers.
 
@@ -347,7 +355,11 @@ class Child:
         """The bytes of `tensor` as they are now, in a file."""
         with torch._C.DisableTorchFunctionSubclass():  # a subclass must not compute anything now
             data = tensor.detach().as_subclass(torch.Tensor).contiguous()
-        data.view(torch.uint8).cpu().numpy().tofile(self.folder / name)
+        raw = data.view(torch.uint8).cpu().numpy()
+        try:
+            raw.tofile(self.folder / name)
+        except OSError as error:
+            raise CannotWrite(f"an output could not be written ({error})") from None
 
     def _in_use(self) -> dict[str, int]:
         free, total = torch.cuda.mem_get_info()
@@ -356,6 +368,15 @@ class Child:
     def _sync(self) -> None:
         if self.on_gpu:
             torch.cuda.synchronize()
+
+
+def _covered(ranges: list[tuple[float, float]]) -> float:
+    """Length of the union of `ranges`: kernels may overlap."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(ranges):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
 
 
 def _span(tensor: torch.Tensor) -> tuple[int, int]:
@@ -376,6 +397,8 @@ def main(folder: Path, root: Path, definition: str, solution: str, device: str) 
     while (command := end.receive()) is not None:
         try:
             answer = child.do(command)
+        except CannotWrite as error:
+            answer = {"fault": str(error)}
         except Exception as error:
             text = "".join(traceback.format_exception(error))
             print(text, flush=True)
@@ -385,4 +408,3 @@ def main(folder: Path, root: Path, definition: str, solution: str, device: str) 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5])
-    os._exit(0)  # a thread that the solution left must not keep the process

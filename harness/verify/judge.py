@@ -11,6 +11,7 @@ import torch
 from harness.bench import gpu_environment
 from harness.cpu import cpu_environment
 from harness.dataset import stage
+from harness.environment import VISIBLE, Gpu
 from harness.errors import HarnessError
 from harness.manifest import Variant
 from harness.plan import Plan
@@ -27,7 +28,8 @@ from harness.verify.references import route
 from harness.verify.sanity import check_tolerance
 from harness.verify.session import Died, Refused, Session
 
-COMMAND_S = 180  # a first call may compile dozens of kernels
+BUILD_S = 900  # nvcc
+COMMAND_S = 240  # a first call may compile dozens of kernels
 BUILD = "build"
 FLOOR_TOKENS = (1, 57)
 
@@ -55,13 +57,8 @@ class Judge:
 
     def __post_init__(self) -> None:
         plan = self.plan
-        if plan.gpu is not None:  # this process, too, sees the chosen GPU alone
-            os.environ["CUDA_VISIBLE_DEVICES"] = plan.gpu.info.uuid or str(plan.gpu.index)
-            if not torch.cuda.is_available():
-                raise HarnessError(
-                    f"verify: torch {torch.__version__} sees no GPU although the driver lists {plan.gpu.info.name}; "
-                    "run `make setup TARGET=gpu`, or leave verification out with VERIFY=0"
-                )
+        if plan.gpu is not None:
+            _open_gpu(plan.gpu)
         else:
             torch.set_num_threads(1)  # as the child: two pools on few cores wait for each other
         known = [check.name for check in CHECKS]
@@ -142,7 +139,7 @@ class Judge:
 
     def _load(self, exam: Exam) -> None:
         try:
-            exam.session.ask("build")
+            exam.session.ask("build", timeout_s=BUILD_S)
             exam.set_weights(Weights(self.seeds.of("weights")))
         except (Died, Refused) as error:
             raise _Over(CheckResult(name=BUILD, outcome="failed", detail=str(error))) from None
@@ -209,6 +206,27 @@ class Judge:
             if floor is not None:
                 found[tokens] = floor.us
         return found
+
+
+def _open_gpu(gpu: Gpu) -> None:
+    """Give this process a context on the chosen GPU, which it sees alone, as the children do.
+
+    Raises:
+        HarnessError: torch has no CUDA here.
+    """
+    before = os.environ.get(VISIBLE)
+    os.environ[VISIBLE] = gpu.info.uuid or str(gpu.index)
+    try:
+        if not torch.cuda.is_available():
+            raise HarnessError(
+                f"verify: torch {torch.__version__} sees no GPU although the driver lists {gpu.info.name}; "
+                "run `make setup TARGET=gpu`, or leave verification out with VERIFY=0"
+            )
+        torch.cuda.init()
+    finally:  # what else asks for GPUs here counts as the user does
+        os.environ.pop(VISIBLE)
+        if before is not None:
+            os.environ[VISIBLE] = before
 
 
 class _Over(Exception):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from harness.cells import anonymous
+from harness.errors import HarnessError
 from harness.paths import PROJECT
 from harness.process import Background
 from harness.verify.cases import Case, Weights, to_json
@@ -19,6 +20,7 @@ from harness.verify.protocol import OUTPUTS, Gone, Message, ParentEnd
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFIX = "moe-verify-"
+ROOM_BYTES = 1 << 30
 
 
 class Died(Exception):
@@ -48,7 +50,7 @@ class Session:
     ):
         self._timeout = timeout_s
         remove_leftovers()
-        where = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
+        where = SHARED_MEMORY if _has_room(SHARED_MEMORY) else None
         self._folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=where))
         command = [
             *wrapper,
@@ -79,23 +81,32 @@ class Session:
                 self._end.close()
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def ask(self, op: str, **arguments: Any) -> Message:
+    def ask(self, op: str, timeout_s: float | None = None, **arguments: Any) -> Message:
         """Have one command carried out.
 
+        Args:
+            timeout_s: instead of the session's limit.
+
         Raises:
+            HarnessError: the child could not write an output, which is no doing of the solution.
             Died: the process ended first or took too long.
             Refused: the solution, or what the child did with its result, raised an exception.
         """
         assert self._end is not None
         message = {"op": op, **arguments}
+        limit = self._timeout if timeout_s is None else timeout_s
         try:
-            answer = self._end.ask(message, self._timeout, self._alive)
+            answer = self._end.ask(message, limit, self._alive)
         except Gone:
             raise Died(self._death()) from None
         except TimeoutError:
-            raise Died(f"no answer within {self._timeout:.0f} s") from None
+            raise Died(f"no answer within {limit:.0f} s") from None
         except ValueError as error:
             raise Died(f"its process answered with what is no answer ({error})") from None
+        if "fault" in answer:
+            raise HarnessError(
+                f"{self._folder}: {answer['fault']}; make room or set TMPDIR to where there is"
+            )
         if "error" in answer:
             raise Refused(_last_line(str(answer["error"])))
         return answer
@@ -179,6 +190,11 @@ class Session:
         if code is not None and code < 0:
             return f"its process was killed by signal {-code}{said}"
         return f"its process exited with {code} in the middle of its work{said}"
+
+
+def _has_room(folder: Path) -> bool:
+    """Containers often have 64 MB of shared memory, less than one large output."""
+    return os.access(folder, os.W_OK) and shutil.disk_usage(folder).free >= ROOM_BYTES
 
 
 def remove_leftovers() -> None:
