@@ -81,6 +81,11 @@ def load_variant(folder: str) -> Callable[..., None]:
     return getattr(importlib.import_module(f"{name}.{file.removesuffix('.py')}"), function)
 
 
+def module(run: Callable[..., None], name: str) -> ModuleType:
+    """A source of the folder that `run` was loaded from: its functions and tables."""
+    return sys.modules[run.__module__.replace(".main", f".{name}")]
+
+
 def _build(variant: manifest_module.Variant) -> Callable[..., None]:
     """Compiled by flashinfer-bench's builder, as in a benchmark."""
     from flashinfer_bench.compile import BuilderRegistry

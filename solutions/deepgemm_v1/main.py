@@ -23,6 +23,35 @@ def run(
     local_expert_offset: int,
     routed_scaling_factor: float,
     output: torch.Tensor,
+) -> None:
+    """The entry point: `run_with` and the table's choice. flashinfer-bench wants exactly these parameters."""
+    run_with(
+        routing_logits,
+        routing_bias,
+        hidden_states,
+        hidden_states_scale,
+        gemm1_weights,
+        gemm1_weights_scale,
+        gemm2_weights,
+        gemm2_weights_scale,
+        local_expert_offset,
+        routed_scaling_factor,
+        output,
+    )
+
+
+def run_with(
+    routing_logits: torch.Tensor,
+    routing_bias: torch.Tensor,
+    hidden_states: torch.Tensor,
+    hidden_states_scale: torch.Tensor,
+    gemm1_weights: torch.Tensor,
+    gemm1_weights_scale: torch.Tensor,
+    gemm2_weights: torch.Tensor,
+    gemm2_weights_scale: torch.Tensor,
+    local_expert_offset: int,
+    routed_scaling_factor: float,
+    output: torch.Tensor,
     layout: Layout | None = None,
 ) -> None:
     """Write the weighted sum of every token's local experts to `output`. No host sync.

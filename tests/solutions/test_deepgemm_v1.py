@@ -123,13 +123,10 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     yield moe_cases.load_variant("deepgemm_v1")
 
 
-def module(run: Run, name: str) -> ModuleType:
-    return sys.modules[run.__module__.replace(".main", f".{name}")]
-
-
 def run_and_check(run: Run, inputs: moe_cases.Inputs, what: str, **options: object) -> torch.Tensor:
     output = moe_cases.poisoned_output(inputs)
-    run(*inputs.args(), output, **options)
+    call = moe_cases.module(run, "main").run_with if options else run
+    call(*inputs.args(), output, **options)
     moe_cases.check(output, moe_cases.reference().run(*inputs.args()), inputs, what)
     return output
 
@@ -148,14 +145,14 @@ def test_random_routing(run: Run, tokens: int, offset: int) -> None:
     [(3, "no_local"), (130, "one_expert"), (9, "all_local"), (6, "half_local")],
 )
 def test_every_layout(run: Run, masked: bool, align: int, tokens: int, routing: str) -> None:
-    layout = module(run, "layouts").Layout(align=align, masked=masked)
+    layout = moe_cases.module(run, "layouts").Layout(align=align, masked=masked)
     inputs = moe_cases.make_inputs(tokens, 77, routing, **SMALL)
     run_and_check(run, inputs, f"{layout} {routing}", layout=layout)
 
 
 def test_changing_calls_on_one_module(run: Run) -> None:
     """T, offset, routing and layout change from call to call, on buffers with the last call's rows."""
-    layouts = module(run, "layouts")
+    layouts = moe_cases.module(run, "layouts")
     contiguous = layouts.Layout(align=128, masked=False)
     masked = layouts.Layout(align=64, masked=True)
     calls = [
@@ -175,7 +172,7 @@ def test_call_after_a_failed_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     """A call that dies after routing leaves counts behind; the next one must not add to them."""
     inputs = moe_cases.make_inputs(3, 32, "all_local", **SMALL)
     with monkeypatch.context() as broken:
-        broken.setattr(module(run, "main"), "grouped_gemm", None)
+        broken.setattr(moe_cases.module(run, "main"), "grouped_gemm", None)
         with pytest.raises(TypeError):
             run(*inputs.args(), moe_cases.poisoned_output(inputs))
     run_and_check(run, inputs, "after a failure")
@@ -194,7 +191,7 @@ def test_no_tokens(run: Run) -> None:
 
 def test_rows_bound_every_routing(run: Run) -> None:
     """The worst routing gives every expert one row more than whole blocks."""
-    layouts = module(run, "layouts")
+    layouts = moe_cases.module(run, "layouts")
     for tokens in (1, 3, 16, 57, 1000):
         for align in (64, 128):
             left, worst = tokens * 8, 0
@@ -205,7 +202,7 @@ def test_rows_bound_every_routing(run: Run) -> None:
 
 
 def test_table_is_sorted_and_complete(run: Run) -> None:
-    layouts = module(run, "layouts")
+    layouts = moe_cases.module(run, "layouts")
     assert all(a[0] < b[0] for a, b in pairwise(layouts.TABLE))
     for limit, layout in layouts.TABLE:
         assert layouts.layout_for(limit) is layout

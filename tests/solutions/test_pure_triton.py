@@ -1,11 +1,9 @@
 """triton_v4 and triton_v5 against the reference under Triton's interpreter, at the small sibling's sizes."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -36,13 +34,9 @@ def run(variant: str) -> Run:
     return moe_cases.load_variant(variant)
 
 
-def module(run: Run, name: str) -> ModuleType:
-    return sys.modules[run.__module__.replace(".main", f".{name}")]
-
-
 def buffer(run: Run, name: str, dtype: torch.dtype) -> torch.Tensor:
     """What the calls so far, all on the CPU, left in one of their buffers."""
-    (workspace,) = module(run, "main")._WORKSPACES._workspaces.values()
+    (workspace,) = moe_cases.module(run, "main")._WORKSPACES._workspaces.values()
     return workspace.buffers[name].view(dtype)
 
 
@@ -54,10 +48,10 @@ def run_and_check(
     if entry is None:
         run(*inputs.args(), output)
     else:
-        tiles = {t.name: t for t in module(run, "tiles").TABLE}[entry]
+        tiles = {t.name: t for t in moe_cases.module(run, "tiles").TABLE}[entry]
         *tensors, offset, factor = inputs.args()
         call = (*tensors, output), offset, factor
-        module(run, "main")._call(*call, stream=0, key=None, tiles=tiles)
+        moe_cases.module(run, "main")._call(*call, stream=0, key=None, tiles=tiles)
     moe_cases.check(output, moe_cases.reference().run(*inputs.args()), inputs, what)
     return output
 
@@ -167,7 +161,7 @@ def test_call_after_a_failed_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     """A call that dies after routing leaves counts behind; the next one must not add to them."""
     inputs = moe_cases.make_inputs(3, 32, "all_local", **SMALL)
     with monkeypatch.context() as broken:
-        broken.setattr(module(run, "launch"), "gemm2_kernel", None)
+        broken.setattr(moe_cases.module(run, "launch"), "gemm2_kernel", None)
         with pytest.raises(TypeError):
             run(*inputs.args(), moe_cases.poisoned_output(inputs))
     run_and_check(run, inputs, "after a failure")
@@ -185,7 +179,7 @@ def test_no_tokens(run: Run) -> None:
 
 
 def test_table_is_sorted_and_complete(run: Run) -> None:
-    tiles = module(run, "tiles")
+    tiles = moe_cases.module(run, "tiles")
     assert tuple(entry.name for entry in tiles.TABLE) == ENTRIES
     assert all(a.max_tokens < b.max_tokens for a, b in pairwise(tiles.TABLE))
     for entry in tiles.TABLE[:-1]:
@@ -196,7 +190,7 @@ def test_table_is_sorted_and_complete(run: Run) -> None:
 
 def test_row_blocks_bounds_every_routing(run: Run) -> None:
     """The worst routing gives every expert one row more than full blocks."""
-    row_blocks = module(run, "launch").row_blocks
+    row_blocks = moe_cases.module(run, "launch").row_blocks
     for tokens in (1, 3, 16, 57, 1000):
         for block in (16, 64, 128):
             left, worst = tokens * 8, 0

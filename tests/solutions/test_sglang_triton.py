@@ -42,7 +42,7 @@ def test_every_kind_of_tile(
     assert tile.swap_ab == ((block_m, block_n) == (16, 64))
     inputs = moe_cases.make_inputs(tokens, 77, routing, hidden=256, inter=128)
     output = moe_cases.poisoned_output(inputs)
-    run(*inputs.args(), output, tile=tile)
+    moe_cases.module(run, "main").run_with(*inputs.args(), output, tile=tile)
     moe_cases.check(output, moe_cases.reference().run(*inputs.args()), inputs, f"{tile} {routing}")
 
 

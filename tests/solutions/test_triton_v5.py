@@ -1,10 +1,8 @@
 """triton_v5's prepared launches, with stand-ins for compiled kernels, and its choice of f8 parts."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -27,10 +25,6 @@ def run() -> Run:
     return moe_cases.load_variant("triton_v5")
 
 
-def module(run: Run, name: str) -> ModuleType:
-    return sys.modules[run.__module__.replace(".main", f".{name}")]
-
-
 class Compiled:
     """Stands for Triton's compiled kernel: indexed with a grid, called with every argument of the kernel's signature."""
 
@@ -46,8 +40,8 @@ class Compiled:
 
 def test_a_plan_launches_what_triton_launched(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Same kernels, grids and arguments as through Triton's launcher, with addresses in place of tensors."""
-    launch, table = module(run, "launch"), module(run, "tiles")
-    workspace = module(run, "workspace")
+    launch, table = moe_cases.module(run, "launch"), moe_cases.module(run, "tiles")
+    workspace = moe_cases.module(run, "workspace")
     inputs = moe_cases.make_inputs(9, 32)
     *tensors, offset, factor = inputs.args()
     args = launch.Arguments(*tensors, moe_cases.poisoned_output(inputs))
@@ -81,11 +75,11 @@ def test_a_plan_launches_what_triton_launched(run: Run, monkeypatch: pytest.Monk
 
 def test_arguments_that_plans_change_are_not_specialised(run: Run) -> None:
     """A kernel compiled for one offset, factor or T must serve all."""
-    launch = module(run, "launch")
+    launch = moe_cases.module(run, "launch")
     inputs = moe_cases.make_inputs(2, 0)
     *tensors, _, _ = inputs.args()
     args = launch.Arguments(*tensors, moe_cases.poisoned_output(inputs))
-    for step in launch.fields_of(launch.steps_for(args, module(run, "tiles").TABLE[0])):
+    for step in launch.fields_of(launch.steps_for(args, moe_cases.module(run, "tiles").TABLE[0])):
         runtime = [n for n in step.kernel.arg_names if n not in step.constants]
         numbers = {n for n in runtime if not n.endswith("_ptr")}
         source = Path(step.kernel.fn.__code__.co_filename).read_text()
@@ -94,7 +88,7 @@ def test_arguments_that_plans_change_are_not_specialised(run: Run) -> None:
 
 
 def test_a_plan_goes_when_a_buffer_moves(run: Run) -> None:
-    workspace = module(run, "workspace").Workspace(torch.device("cpu"))
+    workspace = moe_cases.module(run, "workspace").Workspace(torch.device("cpu"))
     workspace.get("rows", (4, 8), torch.int32)
     workspace.plans["key"] = "plan"
     workspace.get("rows", (4, 7), torch.int32)
@@ -104,7 +98,7 @@ def test_a_plan_goes_when_a_buffer_moves(run: Run) -> None:
 
 
 def test_streams_and_devices_have_workspaces_of_their_own(run: Run) -> None:
-    workspaces = module(run, "workspace").Workspaces()
+    workspaces = moe_cases.module(run, "workspace").Workspaces()
     first = workspaces.get(-1, 1)
     assert workspaces.get(-1, 1) is first and workspaces.get(-1, 2) is not first
     workspaces.drop(-1, 1)
@@ -118,9 +112,11 @@ def test_parts_decide_the_accuracy(
 ) -> None:
     """One part costs what an FP8 intermediate costs, two what a bf16 one costs."""
     inputs = moe_cases.make_inputs(3, 77, "all_local")
-    tiles = {t.name: t for t in module(run, "tiles").TABLE}[entry]
+    tiles = {t.name: t for t in moe_cases.module(run, "tiles").TABLE}[entry]
     output = moe_cases.poisoned_output(inputs)
-    run(*inputs.args(), output, tiles=replace(tiles, parts=parts))
+    moe_cases.module(run, "main").run_with(
+        *inputs.args(), output, tiles=replace(tiles, parts=parts)
+    )
     expected = moe_cases.reference().run(*inputs.args()).float()
     error = float((output.float() - expected).norm() / expected.norm())
     assert low < error < high
