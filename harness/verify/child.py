@@ -28,6 +28,7 @@ from harness.verify.inputs import (
     WEIGHT_NAMES,
     Sizes,
     Tensors,
+    checksum,
     make_activations,
     make_weights,
 )
@@ -43,6 +44,10 @@ FLUSH_BYTES = 256 << 20  # more than any L2
 
 class CannotWrite(Exception):
     """No room for an output: nothing that the solution did."""
+
+    def __init__(self, error: OSError):
+        super().__init__(str(error))
+        self.errno = error.errno
 
 
 class Child:
@@ -141,6 +146,12 @@ class Child:
         for name in names:
             self._dump(f"{file}-{name}", self._named(slot)[name])
         return {}
+
+    def do_checksums(self, slot: str, names: list[str], seed: int) -> Message:
+        """Checksums of a slot's inputs as they are now, by name."""
+        self._sync()
+        named = self._named(slot)
+        return {"sums": {name: checksum(named[name], seed) for name in names}}
 
     def do_loop(self, slot: str, file: str, warmup: int, calls: int) -> Message:
         """What a timing loop does: call after call on clones of the same inputs. All outputs are written, one after another."""
@@ -280,6 +291,14 @@ class Child:
 
     # Helpers.
 
+    def can_go_on(self) -> bool:
+        """False once the GPU has lost this process's context, as after an illegal access: every later call fails, too."""
+        try:
+            self._sync()
+        except RuntimeError:
+            return False
+        return True
+
     def _order(self) -> tuple[str, ...]:
         return (*ACTIVATION_NAMES, *WEIGHT_NAMES)
 
@@ -333,8 +352,9 @@ class Child:
         facts |= {
             "shape": list(result.shape),
             "dtype": str(result.dtype),
-            "device": result.device.type,
+            "device": str(result.device),
             "layout": str(result.layout),
+            "contiguous": result.is_contiguous(),
             "moved": self.runnable.metadata.destination_passing_style
             and result.data_ptr() != address,
         }
@@ -359,7 +379,7 @@ class Child:
         try:
             raw.tofile(self.folder / name)
         except OSError as error:
-            raise CannotWrite(f"an output could not be written ({error})") from None
+            raise CannotWrite(error) from None
 
     def _in_use(self) -> dict[str, int]:
         free, total = torch.cuda.mem_get_info()
@@ -398,11 +418,11 @@ def main(folder: Path, root: Path, definition: str, solution: str, device: str) 
         try:
             answer = child.do(command)
         except CannotWrite as error:
-            answer = {"fault": str(error)}
+            answer = {"cannot_write": error.errno}
         except Exception as error:
             text = "".join(traceback.format_exception(error))
             print(text, flush=True)
-            answer = {"error": text}
+            answer = {"error": text, "over": not child.can_go_on()}
         end.answer(answer)
 
 

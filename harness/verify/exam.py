@@ -9,6 +9,7 @@ from harness.verify.cases import Case, Seeds, Weights
 from harness.verify.compare import Comparison, Tolerance, compare
 from harness.verify.effort import Effort
 from harness.verify.inputs import Sizes, Tensors, make_activations, make_weights
+from harness.verify.protocol import Message
 from harness.verify.references import Expected, Reference
 from harness.verify.session import Session
 
@@ -116,7 +117,7 @@ class Exam:
         """
         file = self.session.file()
         facts = self.session.ask("call", slot=slot, file=file)
-        self.note(facts)
+        self.note(facts, slot)
         return self.take(file, slot)
 
     def take(self, file: str, slot: str, calls: int = 1) -> torch.Tensor:
@@ -156,17 +157,20 @@ class Exam:
         self.inputs(slot, case)
         return self.right(slot, what)
 
-    def note(self, facts: dict) -> None:
-        """Keep what a call said of its output that no output may be."""
+    def note(self, facts: Message, slot: str) -> None:
+        """Keep what a call on a slot said of its output that no output may be."""
         wanted = {
-            "type": ("torch.Tensor",),
-            "dtype": ("torch.bfloat16",),
-            "device": ("cuda" if self.on_gpu else "cpu",),
-            "layout": ("torch.strided",),
+            "type": "torch.Tensor",
+            "shape": [self.slots[slot][0].tokens, self.references.sizes.hidden],
+            "dtype": "torch.bfloat16",
+            "device": self.references.device,
+            "layout": "torch.strided",
         }
-        for key, values in wanted.items():
-            if facts.get(key) not in values:
-                self.violations.append(f"the output's {key} is {facts.get(key)}, not {values[0]}")
+        for key, value in wanted.items():
+            if facts.get(key) != value:
+                self.violations.append(f"the output's {key} is {facts.get(key)}, not {value}")
+        if not facts.get("contiguous"):
+            self.violations.append("the output is not contiguous")
         if facts.get("moved"):
             self.violations.append("the output's memory was replaced by other memory")
         for name in facts.get("shares") or []:

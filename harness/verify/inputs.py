@@ -16,6 +16,7 @@ TOP_K = 8
 LOW = -80.0
 TINY = 1e-8
 HUGE = 1e4
+CHECKSUM_WORDS = 1 << 24  # at a time, as each takes 24 bytes then
 WEIGHT_NAMES = ("gemm1_weights", "gemm1_weights_scale", "gemm2_weights", "gemm2_weights_scale")
 ACTIVATION_NAMES = ("routing_logits", "routing_bias", "hidden_states", "hidden_states_scale")
 
@@ -89,6 +90,26 @@ def fp8_normal(generator: torch.Generator, *shape: int) -> torch.Tensor:
         x = torch.randn(part.shape, generator=generator, device=generator.device)
         part.copy_(x.clamp_(-2.0, 2.0))
     return out
+
+
+def checksum(tensor: torch.Tensor, seed: int) -> int:
+    """A sum, modulo 2^64, over a tensor's 32-bit words times factors that depend on `seed` and on the place.
+
+    The factors are odd, so one changed word always changes it. Whoever does not know `seed` cannot make a change that keeps
+    it.
+
+    Args:
+        tensor: contiguous, of a multiple of four bytes.
+    """
+    words = tensor.view(torch.uint8).flatten().view(torch.int32)
+    total = 0
+    for start in range(0, words.numel(), CHECKSUM_WORDS):
+        part = words[start : start + CHECKSUM_WORDS].long()
+        place = torch.arange(start, start + part.numel(), device=part.device)
+        factor = (place + seed % (1 << 31)) * 0x5851F42D4C957F2D  # wraps, as all of this does
+        factor = (factor ^ (factor >> 29)) | 1
+        total += int((part * factor).sum())
+    return total % (1 << 64)
 
 
 def make_routing(case: Case, sizes: Sizes) -> tuple[torch.Tensor, torch.Tensor]:

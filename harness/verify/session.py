@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from harness.cells import anonymous
-from harness.errors import HarnessError
 from harness.paths import PROJECT
 from harness.process import Background
 from harness.verify.cases import Case, Weights, to_json
@@ -88,8 +87,8 @@ class Session:
             timeout_s: instead of the session's limit.
 
         Raises:
-            HarnessError: the child could not write an output, which is no doing of the solution.
-            Died: the process ended first or took too long.
+            OSError: the child could not write an output, which is no doing of the solution.
+            Died: the process ended first, took too long, or has lost its GPU context.
             Refused: the solution, or what the child did with its result, raised an exception.
         """
         assert self._end is not None
@@ -103,12 +102,12 @@ class Session:
             raise Died(f"no answer within {limit:.0f} s") from None
         except ValueError as error:
             raise Died(f"its process answered with what is no answer ({error})") from None
-        if "fault" in answer:
-            raise HarnessError(
-                f"{self._folder}: {answer['fault']}; make room or set TMPDIR to where there is"
-            )
+        if "cannot_write" in answer:
+            number = int(answer["cannot_write"])
+            raise OSError(number, os.strerror(number), str(self._folder))
         if "error" in answer:
-            raise Refused(_last_line(str(answer["error"])))
+            why = _last_line(str(answer["error"]))
+            raise Died(f"{why} (the GPU takes no more calls)") if answer.get("over") else Refused(why)
         return answer
 
     def inputs(self, slot: str, case: Case, weights: str, in_place: bool = False) -> None:

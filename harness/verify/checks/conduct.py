@@ -10,7 +10,7 @@ def contract(exam: Exam) -> str:
     tokens = exam.effort.tokens
     exam.inputs("held", exam.case(tokens, "held"))
     file = exam.session.file()
-    exam.note(exam.session.ask("call", slot="held", file=file, twice=True))
+    exam.note(exam.session.ask("call", slot="held", file=file, twice=True), "held")
     exam.require(exam.take(f"{file}-again", "held"), "held", "second output")
     exam.require(exam.take(file, "held"), "held", "first output, read after a second call")
     exam.inputs("later", exam.case(tokens, "later"))
