@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from harness import workloads as workload_module
 from harness.definition import Definition, signature_of
 from harness.errors import HarnessError
 from harness.manifest import Variant
 from harness.record import DatasetInfo, WorkloadInfo, write_atomically
+from harness.workload_traces import blobs_of, check_format, check_shapes, read_traces
 from harness.workloads import SEED, Workload, load_workloads, make_routing, suite
+from harness.yamlfile import validate
 
 INFO_NAME = "synthetic.json"
 """Marks a root that this module generated, so that no copy of it ever passes for a real dataset."""
@@ -189,7 +189,7 @@ def _find_definition(root: Path, definition: Definition) -> Path:
         their_signature = signature_of(theirs)
     except (KeyError, TypeError, AttributeError) as error:
         raise HarnessError(
-            f"{found[0]}: is not a FlashInfer-Bench definition ({error!r})"
+            f"{found[0]}: is not a FlashInfer-Bench definition ({error!r}); mend the file"
         ) from None
     ours = definition.signature()
     # JSON knows no tuples, so both sides are compared as JSON.
@@ -203,21 +203,18 @@ def _find_definition(root: Path, definition: Definition) -> Path:
             f"{found[0]}: differs from {definition.folder / 'definition.yaml'}: {'; '.join(differing)}; "
             "use a dataset of the same operation"
         )
+    check_format("Definition", theirs, str(found[0]))
     return found[0]
 
 
 def _read_workloads(root: Path, definition: Definition) -> dict[str, dict[str, Any]]:
-    files = sorted((root / "workloads").rglob(f"{definition.name}.jsonl"))
     traces: dict[str, dict[str, Any]] = {}
-    for file in files:
-        try:
-            for line in filter(str.strip, file.read_text(encoding="utf-8").splitlines()):
-                trace = json.loads(line)
-                traces[trace["workload"]["uuid"]] = trace
-        except (OSError, UnicodeDecodeError) as error:
-            raise HarnessError(f"{file}: cannot be read ({error})") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise HarnessError(f"{file}: a line is not a workload trace ({error!r})") from None
+    for file in sorted((root / "workloads").rglob(f"{definition.name}.jsonl")):
+        for where, trace in read_traces(file, root, definition):
+            uuid = trace["workload"]["uuid"]
+            if uuid in traces:
+                raise HarnessError(f"{where}: workload {uuid} is there twice; remove one")
+            traces[uuid] = trace
     if not traces:
         raise HarnessError(
             f"{root / 'workloads'}: has no workload of {definition.name}; the dataset is incomplete"
@@ -241,10 +238,11 @@ def _describe(dataset: Dataset) -> list[WorkloadInfo]:
             offset = int(inputs["local_expert_offset"]["value"])
             stored = [inputs[name] for name in ("routing_logits", "routing_bias")]
             counts = {}
-            if all(spec["type"] == "safetensors" for spec in stored):
+            if all(spec.get("type") == "safetensors" for spec in stored):
                 logits, bias = (
                     load_file(dataset.root / s["path"])[s["tensor_key"]] for s in stored
                 )
+                check_shapes(logits.shape, bias.shape, seq_len)
                 ids, _ = route(logits, bias, 1.0)
                 local = (ids >= offset) & (ids < offset + num_local)
                 counts = {
@@ -272,8 +270,7 @@ def _hash(dataset: Dataset) -> str:
 
 def _blobs(dataset: Dataset) -> list[Path]:
     """Tensor files that the workloads name, relative to the root."""
-    specs = (s for t in dataset.traces.values() for s in t["workload"]["inputs"].values())
-    return sorted({Path(s["path"]) for s in specs if s["type"] == "safetensors"})
+    return sorted({path for trace in dataset.traces.values() for path in blobs_of(trace)})
 
 
 def _write_definition_and_workloads(
@@ -304,18 +301,14 @@ def _workloads_path(root: Path, definition: Definition) -> Path:
 
 
 def _read_info(root: Path) -> DatasetInfo:
-    path = root / INFO_NAME
-    try:
-        return DatasetInfo.model_validate(_read_json(path))
-    except ValidationError as error:
-        raise HarnessError(f"{path}: is damaged ({error.error_count()} keys); remove it") from None
+    return validate(_read_json(root / INFO_NAME), DatasetInfo, root / INFO_NAME)
 
 
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise HarnessError(f"{path}: cannot be read as JSON ({error})") from None
+        raise HarnessError(f"{path}: cannot be read as JSON ({error}); mend the file") from None
 
 
 def _write_json(path: Path, data: Any) -> None:

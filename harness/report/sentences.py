@@ -320,3 +320,19 @@ def claims(source: str, confirmed: int, contradicted: int) -> str:
 def _coverage(number: int, total: int) -> str:
     """' over 17 of 19', or nothing when none is lacking."""
     return "" if number == total else f" over {number} of {total}"
+
+
+def commit(commit: str | None, dirty: bool | None) -> str:
+    """The commit and the state of the checkout; a state that is not known is not a clean one."""
+    if commit is None:
+        return "not known"
+    if dirty is None:
+        return f"{commit}, whether with uncommitted changes is not known"
+    return f"{commit} with uncommitted changes" if dirty else commit
+
+
+def git_changes(dirty: bool | None) -> str:
+    """What a checkout of the commit lacks, as a comment in bash; empty when it lacks nothing."""
+    if dirty is None:
+        return "  # whether there were uncommitted changes is not known"
+    return "  # plus uncommitted changes, which the record does not hold" if dirty else ""

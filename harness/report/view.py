@@ -199,7 +199,8 @@ class Report:
     run_id: str
     reproduce: list[str]
     git_commit: str | None
-    git_dirty: bool
+    git_changes: str
+    """A comment for the line that checks the commit out, when that is not the whole truth."""
     real_dataset: bool
     verification: VerificationView | None
     resumptions: tuple[str, ...]
@@ -289,7 +290,7 @@ def build_report(record: RunRecord) -> Report:
         run_id=record.run_id,
         reproduce=record.command or _bench_command(record, labels),
         git_commit=record.environment.git_commit,
-        git_dirty=bool(record.environment.git_dirty),
+        git_changes=sentences.git_changes(record.environment.git_dirty),
         real_dataset=record.dataset.kind == "real",
         verification=build_verification(record, names),
         resumptions=sentences.resumptions(record),
@@ -514,9 +515,8 @@ def _environment(record: RunRecord, names: Names) -> tuple[tuple[str, str], ...]
     found += [
         (package, version or "not installed") for package, version in sorted(env.versions.items())
     ]
-    if env.git_commit:
-        changed = " with uncommitted changes" if env.git_dirty else ""
-        found.append(("Commit", f"{env.git_commit}{changed}"))
+    if record.backend != "document":
+        found.append(("Commit", sentences.commit(env.git_commit, env.git_dirty)))
     found += [("Started", record.started), ("Ended", record.ended)]
     found += [
         (f"Source of {names.label(solution.name)}", f"sha256 {solution.source_hash[:12]}")

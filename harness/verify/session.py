@@ -107,7 +107,9 @@ class Session:
             raise OSError(number, os.strerror(number), str(self._folder))
         if "error" in answer:
             why = _last_line(str(answer["error"]))
-            raise Died(f"{why} (the GPU takes no more calls)") if answer.get("over") else Refused(why)
+            raise (
+                Died(f"{why} (the GPU takes no more calls)") if answer.get("over") else Refused(why)
+            )
         return answer
 
     def inputs(self, slot: str, case: Case, weights: str, in_place: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,98 @@ def test_a_damaged_cache_is_made_again(dataset: Dataset, tmp_path: Path, damage:
     path.write_bytes(broken)
     again = synthetic(DEFINITION, "published", cache)
     assert again.info == dataset.info and path.read_bytes() == data
+
+
+def seq_len_as_text(workload: dict) -> None:
+    workload["axes"]["seq_len"] = "five"
+
+
+def inputs_no_mapping(workload: dict) -> None:
+    workload["inputs"] = ["routing_logits"]
+
+
+def input_no_mapping(workload: dict) -> None:
+    workload["inputs"]["routing_bias"] = 3
+
+
+def unknown_type(workload: dict) -> None:
+    workload["inputs"]["routing_bias"] = {"type": "npy"}
+
+
+def input_missing(workload: dict) -> None:
+    del workload["inputs"]["hidden_states"]
+
+
+def no_seq_len(workload: dict) -> None:
+    workload["axes"] = {}
+
+
+def other_seq_len(workload: dict) -> None:
+    workload["axes"]["seq_len"] = 4321
+
+
+def outside(workload: dict) -> None:
+    workload["inputs"]["routing_logits"]["path"] = "../elsewhere.safetensors"
+
+
+def random_offset(workload: dict) -> None:
+    workload["inputs"]["local_expert_offset"] = {"type": "random"}
+
+
+def no_id(workload: dict) -> None:
+    workload["uuid"] = None
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (seq_len_as_text, ["line 2", "workload.axes.seq_len", "integer"]),
+        (inputs_no_mapping, ["line 2", "workload.inputs", "dictionary"]),
+        (input_no_mapping, ["line 2", "workload.inputs.routing_bias"]),
+        (unknown_type, ["line 2", "workload.inputs.routing_bias"]),
+        (input_missing, ["line 2", "workload.inputs", "lacks hidden_states"]),
+        (no_seq_len, ["line 2", "workload.axes", "seq_len"]),
+        (other_seq_len, ["routing_logits has shape", "4321"]),
+        (outside, ["line 2", "../elsewhere.safetensors lies outside"]),
+        (random_offset, ["cannot be read", "value"]),
+        (no_id, ["line 2", "workload.uuid"]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_damaged_workload(users: Path, damage: Callable[[dict], None], words: list[str]) -> None:
+    """The file, the line and the key are named, in one line; nothing is dropped without a word."""
+    path = next((users / "workloads").rglob("*.jsonl"))
+    traces = [json.loads(line) for line in path.read_text().splitlines()]
+    damage(traces[1]["workload"])
+    path.write_text("\n".join(map(json.dumps, traces)) + "\n")
+    with pytest.raises(HarnessError) as error:
+        real(DEFINITION, users)
+    message = str(error.value)
+    assert str(users) in message and "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_a_workload_that_is_there_twice(users: Path) -> None:
+    path = next((users / "workloads").rglob("*.jsonl"))
+    path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")
+    with pytest.raises(HarnessError, match=r"line 7: workload .* is there twice"):
+        real(DEFINITION, users)
+
+
+def test_a_reference_that_does_not_compile(users: Path) -> None:
+    path = next((users / "definitions").rglob("*.json"))
+    content = json.loads(path.read_text())
+    content["reference"] = "def walk(:"
+    path.write_text(json.dumps(content))
+    with pytest.raises(HarnessError, match=f"{path}: key") as error:
+        real(DEFINITION, users)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"kind": "made up"}', "{", '"x"', "\xff"])
+def test_damaged_mark_of_a_synthetic_dataset(users: Path, content: str) -> None:
+    (users / INFO_NAME).write_bytes(content.encode("latin-1"))
+    with pytest.raises(HarnessError, match=INFO_NAME) as error:
+        real(DEFINITION, users)
+    assert "\n" not in str(error.value)

@@ -91,7 +91,9 @@ def verified() -> RunRecord:
 def test_the_report_shows_reasons_in_place_of_speeds() -> None:
     text = render_markdown(verified())
     assert "VERIFY_FAILED (many_calls)" in text and "VERIFY_FAILED (latency_floor)" in text
-    assert "30.0" in text and "12000" not in text, "12 ms / 0.4 ms is a speedup, 12 ms / 1 us is none"
+    assert "30.0" in text and "12000" not in text, (
+        "12 ms / 0.4 ms is a speedup, 12 ms / 1 us is none"
+    )
     assert "full form, 2 of 3 solutions passed; failed: bad" in text
     assert "why many_calls" in text and "seed 77" in text
 
