@@ -3,7 +3,8 @@
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -26,10 +27,14 @@ from harness.verify.exam import Exam, Failed, NotApplicable, References
 from harness.verify.inputs import Sizes
 from harness.verify.references import route
 from harness.verify.sanity import check_tolerance
-from harness.verify.session import Died, Refused, Session
+from harness.verify.session import Died, OutOfTime, Refused, Session
 
 BUILD_S = 900  # nvcc
-COMMAND_S = 240  # a first call may compile dozens of kernels
+COMMAND_S = 120  # a first call may compile dozens of kernels
+SOLUTION_S = {"gpu": 300, "cpu": 900}
+"""For all checks on one solution, after it was built."""
+FAILED_S = 60  # for what comes after its first fault
+UNDER_TOOL = 10  # times as long under compute-sanitizer
 BUILD = "build"
 FLOOR_TOKENS = (1, 57)
 
@@ -82,33 +87,8 @@ class Judge:
     def verify(self, variant: Variant) -> Verification:
         """All checks on one solution; the child that ran it is gone when this returns."""
         start = time.monotonic()
-        root = stage(
-            self.plan.dataset,
-            [variant],
-            [w.id for w in self.plan.workloads],
-            self.plan.scratch / f"verify-{variant.name}",
-        )
-        checks: list[CheckResult] = []
-        found: list[Accuracy] = []
-        try:
-            with self._session(variant, root) as session:
-                exam = self._exam(variant, session)
-                self._load(exam)
-                for check in self._checks():
-                    checks.append(self._run(check, exam, variant))
-                if self.form == "full" and not self.only:
-                    found = self._accuracy(exam, checks, variant)
-        except _Over as over:
-            checks.append(over.result)
-            done = {check.name for check in checks}
-            checks += [
-                CheckResult(name=c.name, outcome="not_run", detail=f"after {over.result.name}")
-                for c in self._checks()
-                if c.name not in done
-            ]
-        for tool in self.tools:
-            checks.append(self._sanitize(tool, variant, root))
-        shutil.rmtree(root, ignore_errors=True)
+        checks, found = self._examine(variant)
+        checks += [self._under(tool, variant) for tool in self.tools]
         result = Verification(
             solution=variant.name,
             source_hash=variant.source_hash(),
@@ -119,15 +99,58 @@ class Judge:
         self.say(f"{variant.label}: {summary(result)} in {result.seconds:.0f} s")
         return result
 
-    def _session(self, variant: Variant, root, wrapper: tuple[str, ...] = ()) -> Session:
+    def sanitize(self, tool: str, program: str, variant: Variant) -> CheckResult:
+        """A few small calls under a tool of compute-sanitizer, which lies at `program`."""
+        with self._opened(variant, sanitizer.command(tool, program)) as exam:
+            try:
+                self._load(exam)
+            except _Over as over:
+                return over.result.model_copy(update={"name": sanitizer.check_name(tool)})
+            return sanitizer.run(tool, exam)
+
+    def _examine(self, variant: Variant) -> tuple[list[CheckResult], list[Accuracy]]:
+        checks: list[CheckResult] = []
+        found: list[Accuracy] = []
+        with self._opened(variant) as exam:
+            try:
+                self._load(exam)
+                for check in self._checks():
+                    checks.append(self._run(check, exam, variant))
+                    if checks[-1].outcome == "failed":
+                        exam.session.limit(FAILED_S)
+                if self.form == "full" and not self.only and not _faults(checks):
+                    found = self._accuracy(exam, checks, variant)
+            except _Over as over:
+                if not (over.late and _faults(checks)):  # else it is no fault of this check
+                    self.say(f"{variant.label}: {over.result.name} FAILED, {over.result.detail}")
+                    checks.append(over.result)
+        done = {check.name for check in checks}
+        checks += [
+            CheckResult(name=check.name, outcome="not_run", detail=f"after {_faults(checks)[-1]}")
+            for check in self._checks()
+            if check.name not in done
+        ]
+        return checks, found
+
+    @contextmanager
+    def _opened(self, variant: Variant, wrapper: Sequence[str] = ()) -> Iterator[Exam]:
+        """A child that is about to load the solution, on a staged root of its own."""
         plan = self.plan
-        env = cpu_environment(variant, plan) if plan.gpu is None else gpu_environment(plan)
-        return Session(
-            [str(root), plan.definition.name, variant.name, self.references.device],
-            env=env,
-            timeout_s=min(plan.profile.timeout, COMMAND_S) * (10 if wrapper else 1),
-            wrapper=wrapper,
+        root = stage(
+            plan.dataset,
+            [variant],
+            [w.id for w in plan.workloads],
+            plan.scratch / f"verify-{variant.name}",
         )
+        command = [str(root), plan.definition.name, variant.name, self.references.device]
+        env = cpu_environment(variant, plan) if plan.gpu is None else gpu_environment(plan)
+        times = UNDER_TOOL if wrapper else 1
+        limit = times * min(plan.profile.timeout, COMMAND_S)
+        try:
+            with Session(command, env=env, timeout_s=limit, wrapper=wrapper) as session:
+                yield self._exam(variant, session)
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
 
     def _exam(self, variant: Variant, session: Session) -> Exam:
         on_gpu = self.plan.gpu is not None
@@ -143,6 +166,7 @@ class Judge:
             exam.set_weights(Weights(self.seeds.of("weights")))
         except (Died, Refused) as error:
             raise _Over(CheckResult(name=BUILD, outcome="failed", detail=str(error))) from None
+        exam.session.limit(SOLUTION_S["gpu" if exam.on_gpu else "cpu"])
 
     def _checks(self) -> list[Check]:
         return [
@@ -166,8 +190,8 @@ class Judge:
             detail = str(error)
             if isinstance(error, torch.OutOfMemoryError):
                 detail = "no memory was left on the device for the reference beside the solution's process"
-            self.say(f"{variant.label}: {check.name} FAILED, {detail}")
-            raise _Over(CheckResult(name=check.name, outcome="failed", detail=detail)) from None
+            result = CheckResult(name=check.name, outcome="failed", detail=detail)
+            raise _Over(result, late=isinstance(error, OutOfTime)) from None
         return CheckResult(name=check.name, outcome="passed", detail=detail)
 
     def _accuracy(self, exam: Exam, checks: list[CheckResult], variant: Variant) -> list[Accuracy]:
@@ -183,19 +207,13 @@ class Judge:
                 break
         return found
 
-    def _sanitize(self, tool: str, variant: Variant, root) -> CheckResult:
+    def _under(self, tool: str, variant: Variant) -> CheckResult:
         program = sanitizer.find()
-        name = f"sanitizer_{tool}"
-        if self.plan.gpu is None or program is None:
-            why = "needs a GPU" if self.plan.gpu is None else "compute-sanitizer is not installed"
-            return CheckResult(name=name, outcome="not_applicable", detail=why)
-        with self._session(variant, root, tuple(sanitizer.command(tool, program))) as session:
-            exam = self._exam(variant, session)
-            try:
-                self._load(exam)
-            except _Over as over:
-                return CheckResult(name=name, outcome="failed", detail=over.result.detail)
-            return sanitizer.run(tool, exam, session)
+        if self.plan.gpu is not None and program is not None:
+            return self.sanitize(tool, program, variant)
+        why = "needs a GPU" if self.plan.gpu is None else "compute-sanitizer is not installed"
+        name = sanitizer.check_name(tool)
+        return CheckResult(name=name, outcome="not_applicable", detail=why)
 
     def _floors(self, exam: Exam) -> dict[int, float]:
         """Floor in us by T, of the cases that the timing checks use."""
@@ -232,9 +250,15 @@ def _open_gpu(gpu: Gpu) -> None:
 class _Over(Exception):
     """The child cannot go on; the result says why."""
 
-    def __init__(self, result: CheckResult):
+    def __init__(self, result: CheckResult, late: bool = False):
         super().__init__(result.detail)
         self.result = result
+        self.late = late
+        """The time for all checks was up."""
+
+
+def _faults(checks: list[CheckResult]) -> list[str]:
+    return [check.name for check in checks if check.outcome == "failed"]
 
 
 def counts(case: Case, references: References) -> WorkloadInfo:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.record import CheckResult
 from harness.verify.exam import Exam, Failed
-from harness.verify.session import Died, Refused, Session
+from harness.verify.session import Died, Refused
 
 PLACES = ("/usr/local/cuda/bin/compute-sanitizer",)
 EXIT_CODE = 99  # of the wrapped process when the tool has something to report
@@ -34,9 +34,14 @@ def command(tool: str, program: str) -> list[str]:
     ]
 
 
-def run(tool: str, exam: Exam, session: Session) -> CheckResult:
+def check_name(tool: str) -> str:
+    """What the check with this tool is called."""
+    return f"sanitizer_{tool}"
+
+
+def run(tool: str, exam: Exam) -> CheckResult:
     """A few small calls under the tool; it reports when the child ends."""
-    name = f"sanitizer_{tool}"
+    name, session = check_name(tool), exam.session
     try:
         for tokens in TOKENS:
             exam.fresh(exam.case(tokens, "sanitizer", routing="half_local"), f"under {tool}")

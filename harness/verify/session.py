@@ -1,5 +1,6 @@
 """The parent's side of one child: start it, ask it, read its outputs, and say how it died."""
 
+import math
 import os
 import shutil
 import sys
@@ -24,6 +25,10 @@ ROOM_BYTES = 1 << 30
 
 class Died(Exception):
     """The child ended, or did not answer in time and was ended; the message says which."""
+
+
+class OutOfTime(Died):
+    """All commands together took too long, so the child was not waited for any more."""
 
 
 class Refused(Exception):
@@ -62,6 +67,7 @@ class Session:
         self._process = Background(command, env=env, cwd=PROJECT)
         self._end: ParentEnd | None = None
         self._files = 0
+        self._deadline = math.inf
 
     def __enter__(self) -> "Session":
         try:
@@ -89,16 +95,20 @@ class Session:
         Raises:
             OSError: the child could not write an output, which is no doing of the solution.
             Died: the process ended first, took too long, or has lost its GPU context.
+            OutOfTime: `limit` was reached.
             Refused: the solution, or what the child did with its result, raised an exception.
         """
         assert self._end is not None
         message = {"op": op, **arguments}
         limit = self._timeout if timeout_s is None else timeout_s
+        left = self._deadline - time.monotonic()
         try:
-            answer = self._end.ask(message, limit, self._alive)
+            answer = self._end.ask(message, min(limit, left), self._alive)
         except Gone:
             raise Died(self._death()) from None
         except TimeoutError:
+            if left < limit:
+                raise OutOfTime("the time for all of its checks is up") from None
             raise Died(f"no answer within {limit:.0f} s") from None
         except ValueError as error:
             raise Died(f"its process answered with what is no answer ({error})") from None
@@ -111,6 +121,10 @@ class Session:
                 Died(f"{why} (the GPU takes no more calls)") if answer.get("over") else Refused(why)
             )
         return answer
+
+    def limit(self, seconds: float) -> None:
+        """From now on all commands together get `seconds`, or what an earlier limit leaves."""
+        self._deadline = min(self._deadline, time.monotonic() + seconds)
 
     def inputs(self, slot: str, case: Case, weights: str, in_place: bool = False) -> None:
         self.ask("inputs", slot=slot, case=to_json(case), weights=weights, in_place=in_place)

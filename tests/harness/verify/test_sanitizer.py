@@ -5,13 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.cpu import cpu_environment
-from harness.manifest import discover
 from harness.paths import Paths
 from harness.plan import Plan, Request, make_plan
 from harness.verify import sanitizer
 from harness.verify.judge import Judge
-from harness.verify.session import Session
 
 CHEATS = Path(__file__).parents[2] / "cheats"
 
