@@ -37,11 +37,14 @@ RESUME ?=
 # WAIT=0: refuse instead of waiting while another run uses the GPU.
 WAIT ?=
 CHECKS ?=
+# ROUNDS=20: how often `cheats` judges each solution. ARGS: of pytest, such as "-n 4" for four GPUs or processors.
+ROUNDS ?= 1
+ARGS ?=
 SANITIZER ?=
 SEED ?=
 option = $(if $(2),--$(1) "$(2)")
 
-.PHONY: help setup bench verify report list doctor dataset test test-gpu lint format bundle clean
+.PHONY: help setup bench verify report list doctor dataset test test-gpu cheats lint format bundle clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +79,10 @@ test: $(READY) ## run the tests that need no GPU
 
 test-gpu: $(READY) ## run the tests that need a GPU
 	@$(RUN_PYTHON) -m pytest -m gpu tests/gpu
+
+cheats: $(READY) ## judge dishonest and honest solutions, ROUNDS=20 times on other inputs (BACKEND=gpu ARGS="-n 4")
+	@CHEAT_ROUNDS=$(ROUNDS) $(RUN_PYTHON) -m pytest $(ARGS) \
+	  $(if $(filter gpu,$(BACKEND)),-m gpu tests/gpu/test_cheats_gpu.py,tests/harness/verify/test_cheats.py)
 
 lint: $(READY) ## check format and lint
 	@$(RUN_PYTHON) -m ruff format --check . && $(RUN_PYTHON) -m ruff check .

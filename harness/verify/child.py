@@ -420,9 +420,11 @@ def main(folder: Path, root: Path, definition: str, solution: str, device: str) 
         except CannotWrite as error:
             answer = {"cannot_write": error.errno}
         except Exception as error:
-            text = "".join(traceback.format_exception(error))
-            print(text, flush=True)
-            answer = {"error": text, "over": not child.can_go_on()}
+            traceback.print_exception(error, file=sys.stdout)
+            sys.stdout.flush()
+            # Its first line: torch and Triton go on with advice or source code.
+            said = traceback.format_exception_only(error)[-1].splitlines()[0]
+            answer = {"error": said, "over": not child.can_go_on()}
         end.answer(answer)
 
 

@@ -187,10 +187,7 @@ class Judge:
         except NotApplicable as reason:
             return CheckResult(name=check.name, outcome="not_applicable", detail=str(reason))
         except (Died, torch.OutOfMemoryError) as error:
-            detail = str(error)
-            if isinstance(error, torch.OutOfMemoryError):
-                detail = "no memory was left on the device for the reference beside the solution's process"
-            result = CheckResult(name=check.name, outcome="failed", detail=detail)
+            result = CheckResult(name=check.name, outcome="failed", detail=_said(error))
             raise _Over(result, late=isinstance(error, OutOfTime)) from None
         return CheckResult(name=check.name, outcome="passed", detail=detail)
 
@@ -201,9 +198,10 @@ class Judge:
                 continue
             try:
                 found.append(accuracy.measure(exam, self.plan.dataset, workload))
-            except (Failed, Refused, Died) as error:
-                checks.append(CheckResult(name="accuracy", outcome="failed", detail=str(error)))
-                self.say(f"{variant.label}: accuracy FAILED, {error}")
+            except (Failed, Refused, Died, torch.OutOfMemoryError) as error:
+                detail = _said(error)
+                checks.append(CheckResult(name="accuracy", outcome="failed", detail=detail))
+                self.say(f"{variant.label}: accuracy FAILED, {detail}")
                 break
         return found
 
@@ -255,6 +253,12 @@ class _Over(Exception):
         self.result = result
         self.late = late
         """The time for all checks was up."""
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError):  # here: the child's own comes as Refused
+        return "no memory was left on the device for the reference beside the solution's process"
+    return str(error)
 
 
 def _faults(checks: list[CheckResult]) -> list[str]:

@@ -1,90 +1,79 @@
-"""Verification on a GPU: its own cheats are caught, honest solutions and all real ones pass, in full size where it matters.
+"""Verification on a GPU: all real solutions pass in full size, and what a solution does to the GPU ends with it."""
 
-`CHEAT_ROUNDS=20 make test-gpu` repeats the cheats and controls.
-"""
-
-import os
-import secrets
 from pathlib import Path
 
 import pytest
-import torch
-import yaml
 
 from harness.bench import measure_ceilings
-from harness.definition import FULL, SMALL
-from harness.environment import find_gpus
+from harness.definition import FULL
+from harness.environment import visible_gpus
 from harness.manifest import Variant, discover
 from harness.paths import Paths
 from harness.plan import Plan, Request, make_plan, unmet
-from harness.record import Ceilings, Verification
-from harness.verify.judge import Judge
+from harness.record import Ceilings, load_record
 from tests import moe_cases
+from tests.cheats.suite import judge
+from tests.harness.folders import harness, write_solution
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-]
-CHEATS = moe_cases.ROOT / "tests" / "cheats"
-ROUNDS = int(os.environ.get("CHEAT_ROUNDS", "1"))
+GPUS = visible_gpus()
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not GPUS, reason="needs a GPU")]
 
-
-def caught_by(variant: Variant) -> str | None:
-    return yaml.safe_load((variant.folder / "expect.yaml").read_text())["caught_by"]
-
-
-def plan_for(root: Path, solutions: Path, definition: str) -> Plan:
-    request = Request(["all"], backend="gpu", run="verify", definition=definition)
-    return make_plan(request, Paths(solutions=solutions, results=root / definition))
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("verify")
+PRELUDE = "import torch\nfrom tests.cheats.honest import moe\nKEPT = []\n"
+FAULTS = {
+    "hoards": "KEPT.append(torch.empty(torch.cuda.mem_get_info()[0] - (64 << 20), dtype=torch.int8, device='cuda'))",
+    "loses_context": "torch.zeros(4, device='cuda')[torch.tensor([1 << 30], device='cuda')]",
+    "spins": "torch.cuda._sleep(1 << 62)",
+}
+WORDS = {
+    "hoards": "memory",
+    "loses_context": "the GPU takes no more calls",
+    "spins": "no answer within 30 s",
+}
 
 
 @pytest.fixture(scope="module")
-def ceilings(root: Path) -> Ceilings:
-    found, warning = measure_ceilings(plan_for(root / "ceilings", CHEATS, FULL))
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    request = Request(["all"], backend="gpu", run="verify", definition=FULL)
+    return make_plan(request, Paths(results=tmp_path_factory.mktemp("verify")))
+
+
+@pytest.fixture(scope="module")
+def ceilings(plan: Plan) -> Ceilings:
+    found, warning = measure_ceilings(plan)
     assert found is not None, warning
     return found
 
 
-def verdict(plan: Plan, variant: Variant, ceilings: Ceilings, only: frozenset[str]) -> Verification:
-    judge = Judge(plan, "full", secrets.randbits(48), print, only=only, ceilings=ceilings)
-    try:
-        return judge.verify(variant)
-    finally:
-        judge.close()
-
-
-@pytest.mark.parametrize(
-    "variant", [v for v in discover(CHEATS) if v.manifest.requires.gpu], ids=lambda v: v.name
-)
-def test_cheat_is_caught_by_its_check(root: Path, ceilings: Ceilings, variant: Variant) -> None:
-    check = caught_by(variant)
-    # Floors mean something in full size only; the rest is quicker on the small sibling.
-    plan = plan_for(root / "cheats", CHEATS, FULL if check == "latency_floor" else SMALL)
-    for _ in range(ROUNDS):
-        found = verdict(plan, variant, ceilings, frozenset([check]))
-        assert [c.name for c in found.failed] == [check], found
-
-
-@pytest.mark.parametrize(
-    "variant", [v for v in discover(CHEATS) if caught_by(v) is None], ids=lambda v: v.name
-)
-def test_honest_solution_is_not_flagged(root: Path, ceilings: Ceilings, variant: Variant) -> None:
-    plan = plan_for(root / "controls", CHEATS, SMALL)
-    for _ in range(ROUNDS):
-        found = verdict(plan, variant, ceilings, frozenset())
-        assert not found.failed, found.failed
-
-
 @pytest.mark.parametrize("variant", discover(moe_cases.ROOT / "solutions"), ids=lambda v: v.name)
-def test_real_solution_passes(root: Path, ceilings: Ceilings, variant: Variant) -> None:
-    if reason := unmet(variant, find_gpus()[0]):
+def test_real_solution_passes(plan: Plan, ceilings: Ceilings, variant: Variant) -> None:
+    if reason := unmet(variant, GPUS[0]):
         pytest.skip(reason)
-    plan = plan_for(root / "real", moe_cases.ROOT / "solutions", FULL)
-    found = verdict(plan, variant, ceilings, frozenset())
+    found = judge(plan, variant, ceilings=ceilings)
     assert not found.failed, found.failed
-    assert sum(c.outcome == "passed" for c in found.checks) >= 25 and len(found.accuracy) == 19
+    assert sum(c.outcome == "passed" for c in found.checks) >= 27 and len(found.accuracy) == 19
+
+
+def test_faults_on_the_gpu_cost_their_solution_alone(tmp_path: Path) -> None:
+    """A solution that takes all memory, one that loses its context and one that never ends; the one after them passes."""
+    for name, line in FAULTS.items():
+        code = f"{PRELUDE}\ndef run(*inputs):\n    {line}\n    return moe(*inputs)\n"
+        write_solution(tmp_path / "solutions", name, code)
+    write_solution(tmp_path / "solutions", "good")
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    profile = (moe_cases.ROOT / "configs" / "quick.yaml").read_text()
+    (configs / "short.yaml").write_text(profile.replace("timeout: 120", "timeout: 30"))
+    done = harness(
+        *("verify", *FAULTS, "good", "--backend", "gpu", "--run", "r", "--profile", "short"),
+        *("--checks", "fresh_inputs", "--solutions-dir", tmp_path / "solutions"),
+        *("--results-dir", tmp_path / "results", "--configs-dir", configs),
+    )
+    assert done.returncode == 4 and "Traceback" not in done.stderr, done.stderr
+    info = load_record(tmp_path / "results" / "r").verification
+    assert info is not None
+    for name, words in WORDS.items():
+        verdict = info.of(f"{name}_full_name")
+        assert verdict is not None and words in verdict.failed[0].detail, verdict
+        assert verdict.seconds < 60
+    good = info.of("good_full_name")
+    assert good is not None and not good.failed, good

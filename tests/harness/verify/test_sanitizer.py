@@ -38,7 +38,8 @@ def test_its_exit_code_and_summary_are_the_verdict(
     program.write_text(STAND_IN.replace("ERRORS", str(errors)))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert sanitizer.find() == str(program)
-    found = Judge(plan, "full", 7, print).sanitize("racecheck", plan.variants[0])
-    assert (found.name, found.outcome) == ("sanitizer_racecheck", outcome), found
-    assert found.detail == f"{errors} errors (racecheck)"
+    found = sanitizer.find()
+    assert found == str(program)
+    result = Judge(plan, "full", 7, print).sanitize("racecheck", found, plan.variants[0])
+    assert (result.name, result.outcome) == ("sanitizer_racecheck", outcome), result
+    assert result.detail == f"{errors} errors (racecheck)"
