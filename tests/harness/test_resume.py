@@ -110,6 +110,45 @@ def test_kill_and_resume_give_the_cells_of_a_whole_run(
     assert not (folder / "run.json.tmp").exists() and not list(folder.glob(".run.json.*"))
 
 
+def test_verdicts_are_kept_like_cells(tmp_path: Path) -> None:
+    """Killed between two verdicts: the first is not asked for again, the second comes from the same inputs."""
+    where = prepare(tmp_path)
+    folder = tmp_path / "results" / "r"
+    command = [arg for arg in fresh(where) if arg != "--no-verify"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "harness", *map(str, command)],
+        cwd=PROJECT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not _verdicts(folder) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.kill(process.pid, signal.SIGKILL)
+    before = load_record(folder).verification
+    assert before is not None and [v.solution for v in before.solutions] == ["good_full_name"]
+    done = harness("bench", "--resume", "r", *where)
+    assert done.returncode == 4, done.stderr
+    record = load_record(folder)
+    after = record.verification
+    assert after is not None and after.seed == before.seed
+    assert after.solutions[0] == before.solutions[0]
+    assert [v.solution for v in after.solutions if v.failed] == ["wrong_full_name"]
+    statuses = {(c.solution, c.status) for c in record.cells}
+    assert statuses == {
+        ("good_full_name", Status.PASSED),
+        ("wrong_full_name", Status.VERIFY_FAILED),
+    }
+
+
+def _verdicts(folder: Path) -> bool:
+    if not (folder / "run.json").exists():
+        return False
+    info = load_record(folder).verification
+    return info is not None and bool(info.solutions)
+
+
 def partial_run(whole: Whole, root: Path) -> list[str | Path]:
     """A finished run turned into one that lost a cell."""
     where = whole.copy(root)
