@@ -31,7 +31,7 @@ from harness.verify.session import Died, OutOfTime, Refused, Session
 
 BUILD_S = 900  # nvcc
 COMMAND_S = 120  # a first call may compile dozens of kernels
-SOLUTION_S = {"gpu": 300, "cpu": 900}
+SOLUTION_S = {"gpu": 600, "cpu": 900}
 """For all checks on one solution, after it was built."""
 FAILED_S = 60  # for what comes after its first fault
 UNDER_TOOL = 10  # times as long under compute-sanitizer

@@ -8,6 +8,7 @@ import pytest
 from harness.manifest import Variant
 from harness.paths import Paths
 from harness.plan import Plan, Request, make_plan, unmet
+from harness.verify.checks import CHECKS
 from tests.cheats.suite import CHEATS, VARIANTS, caught_by, each, each_round, judge
 from tests.cheats.suite import judge_by_its_check as by_its_check
 
@@ -62,3 +63,7 @@ def test_controls_and_gpu_cheats_are_there() -> None:
     assert len(HERE) >= 30 and sum(caught_by(v) is None for v in HERE) >= 4
     gpu = [v for v in VARIANTS if unmet(v, None) is not None]
     assert {caught_by(v) for v in gpu} >= {"current_stream", "two_streams", "latency_floor"}
+
+
+def test_every_check_has_a_cheat_that_it_alone_must_catch() -> None:
+    assert {check.name for check in CHECKS} == {caught_by(v) for v in VARIANTS} - {None}
