@@ -31,19 +31,38 @@ RUN ?=
 SUITE ?=
 BACKEND ?=
 REPEATS ?=
+# VERIFY=1: bench after the short form of verify; 0: without, and the report says "unverified". Default: 1 on the CPU.
+VERIFY ?=
+# RESUME=<run>: take up a run that ended early; goes alone.
+RESUME ?=
+# WAIT=0: refuse instead of waiting while another run uses the GPU.
+WAIT ?=
+CHECKS ?=
+# ROUNDS=20: how often `cheats` judges each solution. ARGS: of pytest, such as "-n 4" for four GPUs or processors.
+ROUNDS ?= 1
+ARGS ?=
+SANITIZER ?=
+SEED ?=
 option = $(if $(2),--$(1) "$(2)")
 
-.PHONY: help setup bench report compare history list new export doctor dataset test test-gpu lint format bundle clean
+.PHONY: help setup bench verify report compare history list new export doctor dataset test test-gpu cheats lint format bundle clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv with everything (TARGET=cpu or gpu; default: what is here)
 
-bench: $(READY) ## run solutions, write results/<run>/ (SOLUTIONS= PROFILE= WORKLOADS= GPU= RUN= SUITE= BACKEND= REPEATS=)
+bench: $(READY) ## run solutions, write results/<run>/ (SOLUTIONS= PROFILE= WORKLOADS= GPU= RUN= SUITE= BACKEND= REPEATS= VERIFY= WAIT=0, or RESUME= alone)
 	@$(HARNESS) bench $(SOLUTIONS) $(call option,profile,$(PROFILE)) $(call option,workloads,$(WORKLOADS)) \
 	  $(call option,gpu,$(GPU)) $(call option,run,$(RUN)) $(call option,suite,$(SUITE)) $(call option,backend,$(BACKEND)) \
-	  $(call option,repeats,$(REPEATS))
+	  $(call option,repeats,$(REPEATS)) $(if $(filter 0,$(VERIFY)),--no-verify) $(if $(filter 1,$(VERIFY)),--verify) \
+	  $(if $(filter 0,$(WAIT)),--no-wait) $(call option,resume,$(RESUME))
+
+verify: $(READY) ## examine solutions call by call (SOLUTIONS= PROFILE= WORKLOADS= GPU= RUN= BACKEND= CHECKS= SANITIZER= SEED=)
+	@$(HARNESS) verify $(SOLUTIONS) $(call option,profile,$(PROFILE)) $(call option,workloads,$(WORKLOADS)) \
+	  $(call option,gpu,$(GPU)) $(call option,run,$(RUN)) $(call option,backend,$(BACKEND)) \
+	  $(call option,checks,$(CHECKS)) $(call option,sanitizer,$(SANITIZER)) $(call option,seed,$(SEED)) \
+	  $(if $(filter 0,$(WAIT)),--no-wait)
 
 report: $(READY) ## write comparison.md, report.html and charts of RUN=results/<run> again from its record
 	@$(HARNESS) report "$(RUN)"
@@ -74,6 +93,10 @@ test: $(READY) ## run the tests that need no GPU
 
 test-gpu: $(READY) ## run the tests that need a GPU
 	@$(RUN_PYTHON) -m pytest -m gpu tests/gpu
+
+cheats: $(READY) ## judge dishonest and honest solutions, ROUNDS=20 times on other inputs (BACKEND=gpu ARGS="-n 4")
+	@CHEAT_ROUNDS=$(ROUNDS) $(RUN_PYTHON) -m pytest $(ARGS) \
+	  $(if $(filter gpu,$(BACKEND)),-m gpu tests/gpu/test_cheats_gpu.py,tests/harness/verify/test_cheats.py)
 
 lint: $(READY) ## check format and lint
 	@$(RUN_PYTHON) -m ruff format --check . && $(RUN_PYTHON) -m ruff check .

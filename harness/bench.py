@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from harness.process import Finished, follow
 from harness.progress import Progress
 from harness.record import Ceilings, Cell, Status, WorkloadInfo, write_atomically
 from harness.repeats import combined
+from harness.resume import Kept
 
 # Traces are written only when a call of flashinfer-bench ends, and a start costs 6 to 12 s on an H200 host. Six
 # workloads a call keep the starts under a tenth of a full run and lose at most six workloads' latencies to a crash. The
@@ -45,6 +46,8 @@ class GpuBackend:
         """By solution, workload and repetition."""
         self.commands: list[list[str]] = []
         self.warnings: list[str] = []
+        self.on_cell: Callable[[], None] = lambda: None  # nothing to save before traces are written
+        self._kept: dict[tuple[str, str], Cell] = {}
         self._env = gpu_environment(plan)
         self._given_up: dict[str, Cell] = {}
         self._clocks = ClockWatch(plan.gpu.index) if plan.gpu else None
@@ -52,7 +55,13 @@ class GpuBackend:
     @property
     def cells(self) -> dict[tuple[str, str], Cell]:
         """What is known of each cell, over all repetitions so far."""
-        return combined(self._rounds)
+        return {**combined(self._rounds), **self._kept}
+
+    def take_up(self, kept: Kept) -> None:
+        """Leave out what a former run finished, with all its repetitions."""
+        self._kept = dict(kept.cells)
+        self.traces.update(kept.traces)
+        self.commands += kept.record.benchmark_commands
 
     def clock_warnings(self) -> list[str]:
         """Why clocks were held down during the run, a sentence each."""
@@ -76,8 +85,8 @@ class GpuBackend:
         ]
         for number, batch in enumerate(batches):
             names = [v.name for v in self.plan.runnable if v.name not in self._given_up]
-            if names:
-                self._call(f"batch-{number}", names, batch)
+            for part, (missing_for, those) in enumerate(whole_grids(batch, names, self.cells)):
+                self._call(f"batch-{number}-{part}", missing_for, those)
             self._charge_given_up(batch)
             yield
         yield from self._retry()
@@ -88,7 +97,11 @@ class GpuBackend:
         A whole pass over the workloads lies between two measurements of a cell, and each solution follows another one
         than before: what drifts or is left behind then falls on all of them.
         """
-        passed = {key for key, cell in self.cells.items() if cell.status is Status.PASSED}
+        passed = {
+            key
+            for key, cell in self.cells.items()
+            if cell.status is Status.PASSED and key not in self._kept
+        }
         turn = number % max(1, len(self.plan.runnable))
         order = [v.name for v in [*self.plan.runnable[turn:], *self.plan.runnable[:turn]]]
         self.progress.note(f"repetition {number + 1} of {self.plan.repeats}")
@@ -189,7 +202,7 @@ class GpuBackend:
     def _charge_given_up(self, batch: list[WorkloadInfo]) -> None:
         for name, cause in self._given_up.items():
             for workload in batch:
-                if (name, workload.id) in self._round:
+                if (name, workload.id) in self.cells:
                     continue
                 if cause.status is Status.COMPILE_ERROR:
                     cell = cause.model_copy(update={"workload": workload.id})
@@ -202,9 +215,8 @@ class GpuBackend:
         for variant in self.plan.runnable:
             if variant.name in self._given_up:
                 continue
-            lost = [
-                w for w in self.plan.workloads if is_collateral(self._round[variant.name, w.id])
-            ]
+            cells = {w.id: self._round.get((variant.name, w.id)) for w in self.plan.workloads}
+            lost = [w for w in self.plan.workloads if (c := cells[w.id]) and is_collateral(c)]
             if not lost:
                 continue
             before = {w.id: self._round.pop((variant.name, w.id)) for w in lost}
@@ -218,6 +230,19 @@ class GpuBackend:
                     self._round.setdefault((variant.name, uuid), cell)
             self._charge_given_up(lost)
             yield
+
+
+def whole_grids(
+    batch: list[WorkloadInfo], names: list[str], known: Collection[tuple[str, str]]
+) -> list[tuple[list[str], list[WorkloadInfo]]]:
+    """The cells of `batch` and `names` that are not known, as (names, workloads) whose product they are: one call
+    runs all of its solutions on all of its workloads."""
+    grids: dict[tuple[str, ...], list[WorkloadInfo]] = {}
+    for workload in batch:
+        lacking = tuple(name for name in names if (name, workload.id) not in known)
+        if lacking:
+            grids.setdefault(lacking, []).append(workload)
+    return [(list(lacking), workloads) for lacking, workloads in grids.items()]
 
 
 def benchmark_command(plan: Plan, root: Path, names: list[str]) -> list[str]:

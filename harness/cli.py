@@ -4,6 +4,7 @@ import errno
 import io
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -17,11 +18,14 @@ from harness.bench import profile_solutions
 from harness.dataset import write_out
 from harness.definition import FULL, discover_definitions
 from harness.errors import ExitCode, HarnessError
+from harness.lock import folder_lock, gpu_lock
 from harness.manifest import discover, select
 from harness.paths import shown
-from harness.plan import DEFAULT_SOLUTIONS, Request, make_plan, open_dataset
-from harness.run import command_line, execute
-from harness.summary import summary_table
+from harness.plan import DEFAULT_SOLUTIONS, Plan, Request, make_plan, open_dataset
+from harness.record import RunRecord
+from harness.resume import Kept, resume_plan
+from harness.run import Verify, command_line, execute
+from harness.summary import summary_table, verdict_table
 from harness.tables import columns, table
 from harness.terminal import (
     AsCsv,
@@ -34,6 +38,7 @@ from harness.terminal import (
     paths_of,
     print_table,
 )
+from harness.verify.stage import TOOLS
 
 app = typer.Typer(
     help="Compare FlashInfer-Bench solutions of the DeepSeek-V3 FP8 block-scale MoE.",
@@ -80,6 +85,23 @@ def bench(
     repeats: Annotated[
         int, typer.Option(help="Measure everything so often, in rotated order; medians count.")
     ] = 1,
+    verify: Annotated[
+        bool | None,
+        typer.Option(
+            help="Put solutions through the short form of `verify` first [CPU: yes, GPU: no].",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            help="Take up a run that ended early: what is missing or has changed.",
+            autocompletion=completion.runs,
+        ),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option(help="Wait while another run uses the GPU, instead of refusing.")
+    ] = True,
     solutions_dir: SolutionsDir = None,
     results_dir: ResultsDir = None,
     configs_dir: ConfigsDir = None,
@@ -100,20 +122,96 @@ def bench(
         definition=definition,
         repeats=repeats,
     )
-    plan = make_plan(request, paths)
+    kept = None
+    if resume:
+        if replace(request, solutions=[]) != Request([]) or solutions:
+            raise HarnessError(
+                "RESUME: takes solutions, profile and workloads from the record; leave the other options out"
+            )
+        plan, kept = resume_plan(resume, paths)
+    else:
+        plan = make_plan(request, paths)
     console.print(
         f"{len(plan.variants)} solutions x {len(plan.workloads)} workloads on "
-        f"{plan.gpu.info.name if plan.gpu else 'the CPU'}, {plan.dataset.info.kind} dataset, profile {profile}",
+        f"{plan.gpu.info.name if plan.gpu else 'the CPU'}, {plan.dataset.info.kind} dataset, profile {plan.profile_name}"
+        + (f"; {len(kept.cells)} cells are finished" if kept else ""),
         highlight=False,
     )
-    # A job scheduler's stop and a lost terminal keep the finished cells too; nohup stays in force.
-    for sig in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(sig) is signal.SIG_DFL:
-            signal.signal(sig, _interrupt)
-    record, code = execute(plan, command_line(), console)
+    if verify is None:
+        # Not on a GPU: no run there has shown yet that honest solutions pass (docs/trust.md).
+        verify = plan.gpu is None
+    form = Verify(kept.verification().form if kept else "short" if verify else "none")
+    record, code = _run(plan, form, wait, kept)
     console.print(summary_table(record))
     if record.backend == "cpu":
         console.print("CPU backend: correctness only, no speed was measured.", highlight=False)
+    console.print(f"Report: {shown(plan.folder / 'comparison.md')}", highlight=False)
+    raise typer.Exit(code)
+
+
+@app.command("verify")
+def verify_command(
+    solutions: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Folders, labels or names, or 'all'. Default: the four documented ones.",
+            autocompletion=completion.solution_names,
+        ),
+    ] = None,
+    profile: Annotated[
+        str,
+        typer.Option(help="A file of configs/, without .yaml.", autocompletion=completion.profiles),
+    ] = "seed",
+    workloads: Annotated[
+        str | None,
+        typer.Option(help="Of the accuracy report: ids, beginnings of ids, or T=57, T=1-80."),
+    ] = None,
+    gpu: Annotated[int | None, typer.Option(help=GPU_HELP)] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Name of the run's folder under results/.")
+    ] = None,
+    backend: Annotated[
+        Literal["auto", "gpu", "cpu"], typer.Option(help="auto: the GPU if there is one.")
+    ] = "auto",
+    checks: Annotated[
+        str | None, typer.Option(help="Names of checks, separated by spaces. Default: all.")
+    ] = None,
+    sanitizer: Annotated[
+        str | None,
+        typer.Option(help="Tools of compute-sanitizer: memcheck, racecheck, initcheck."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of all inputs, to repeat a run. Default: drawn now.")
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option(help="Wait while another run uses the GPU, instead of refusing.")
+    ] = True,
+    solutions_dir: SolutionsDir = None,
+    results_dir: ResultsDir = None,
+    configs_dir: ConfigsDir = None,
+) -> None:
+    """Examine solutions call by call in a process of their own, and write a verdict on each check.
+
+    Example: python -m harness verify triton_v2 --sanitizer memcheck
+    """
+    tools = tuple((sanitizer or "").replace(",", " ").split())
+    if unknown := set(tools) - set(TOOLS):
+        raise HarnessError(
+            f"SANITIZER: no tool is called {', '.join(unknown)}; there are: {', '.join(TOOLS)}"
+        )
+    request = Request(
+        solutions=solutions or list(DEFAULT_SOLUTIONS),
+        profile=profile,
+        workloads=workloads.split() if workloads else None,
+        gpu=gpu,
+        run=run,
+        backend=backend,
+        suffix="-verify",
+    )
+    plan = make_plan(request, paths_of(solutions_dir, results_dir, configs_dir))
+    what = Verify("full", tools, tuple((checks or "").split()), seed)
+    record, code = _run(plan, what, wait)
+    console.print(verdict_table(record))
     console.print(f"Report: {shown(plan.folder / 'comparison.md')}", highlight=False)
     raise typer.Exit(code)
 
@@ -150,7 +248,8 @@ def profile(
     """
     request = Request(solutions, workloads=workloads.split(), gpu=gpu, run=run, backend="gpu")
     plan = make_plan(request, paths_of(solutions_dir, results_dir))
-    profiles = profile_solutions(plan).profiles
+    with gpu_lock(plan.gpu, plan.run_id, wait=True, say=_say), folder_lock(plan.folder):
+        profiles = profile_solutions(plan).profiles
     labels = {v.name: v.label for v in plan.variants}
     for entry in profiles:
         title = (
@@ -220,6 +319,22 @@ def doctor(
     rows = [[f.state, f.what, f.found, f.fix] for f in findings]
     print_table(table("doctor", header, rows), as_json, as_csv)
     raise typer.Exit(ExitCode.OK if all(f.ok or f.optional for f in findings) else ExitCode.USAGE)
+
+
+def _run(
+    plan: Plan, verify: Verify, wait: bool, kept: Kept | None = None
+) -> tuple[RunRecord, ExitCode]:
+    """Execute a plan while no other run has its GPU or its folder."""
+    # A job scheduler's stop and a lost terminal keep the finished cells too; nohup stays in force.
+    for sig in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(sig) is signal.SIG_DFL:
+            signal.signal(sig, _interrupt)
+    with gpu_lock(plan.gpu, plan.run_id, wait, _say), folder_lock(plan.folder):
+        return execute(plan, command_line(), console, verify, kept)
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, markup=False)
 
 
 def _interrupt(*_: object) -> None:

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from harness.plan import Plan
 from harness.process import Finished, follow
 from harness.progress import Progress
 from harness.record import Cell, Status
+from harness.resume import Kept
 
 STAND_INS = Path(__file__).resolve().parent / "cpu_kernels"
 START_S = 120
@@ -42,14 +43,11 @@ class CpuBackend:
         self.traces: dict[tuple[str, str], dict[str, Any]] = {}  # flashinfer-bench's; none here
         self.commands: list[list[str]] = []
         self.warnings: list[str] = []
-        path = [str(STAND_INS), str(PROJECT), os.environ.get("PYTHONPATH", "")]
-        self._env = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(p for p in path if p),
-            "TRITON_INTERPRET": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-            "PYTHONUNBUFFERED": "1",
-        }
+        self.on_cell: Callable[[], None] = lambda: None
+
+    def take_up(self, kept: Kept) -> None:
+        """Leave out what a former run finished."""
+        self.cells.update(kept.cells)
 
     def run(self) -> Iterable[None]:
         """Fill the grid; yields after each solution so that the record can be saved."""
@@ -59,7 +57,8 @@ class CpuBackend:
             compiled = []
         # The worker builds what it cannot run, and reports it SKIPPED or as a COMPILE_ERROR.
         for variant in [*self.plan.runnable, *compiled]:
-            left = [w.id for w in self.plan.workloads]
+            known = {workload for solution, workload in self.cells if solution == variant.name}
+            left = [w.id for w in self.plan.workloads if w.id not in known]
             while left:
                 tried = self._worker(variant, left)
                 # Whatever came back is done; if the process died or hung, that is the doing of the first that is left.
@@ -84,6 +83,7 @@ class CpuBackend:
         if (cell.solution, cell.workload) not in self.cells:
             self.cells[cell.solution, cell.workload] = cell
             self.progress.cell(cell)
+            self.on_cell()
 
     def _worker(self, variant: Variant, left: list[str]) -> Finished:
         """One process over the workloads that are left; if it does not finish, the first of them gets the blame."""
@@ -114,7 +114,7 @@ class CpuBackend:
             timeout_s=START_S + plan.profile.timeout * len(left),
             idle_s=plan.profile.timeout,
             progress=progress,
-            env=self._env | build_variables(_target(variant), plan.paths.kernel_cache),
+            env=cpu_environment(variant, plan),
             cwd=PROJECT,
             log=plan.scratch / f"{variant.name}.log",
         )
@@ -127,6 +127,19 @@ class CpuBackend:
         if lost:
             self._add(_death(variant.name, lost[0], finished, plan.profile.timeout))
         return finished
+
+
+def cpu_environment(variant: Variant, plan: Plan) -> dict[str, str]:
+    """Environment of every process that runs a solution without a GPU."""
+    path = [str(STAND_INS), str(PROJECT), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p for p in path if p),
+        "TRITON_INTERPRET": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONUNBUFFERED": "1",
+        **build_variables(_target(variant), plan.paths.kernel_cache),
+    }
 
 
 def _target(variant: Variant) -> str | None:

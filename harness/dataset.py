@@ -51,10 +51,25 @@ def synthetic(definition: Definition, suite_name: str, cache: Path, seed: int = 
         Path(__file__).read_text(encoding="utf-8"),
     )
     root = cache / f"{definition.name}-{suite_name}-{key[:12]}"
+    if (dataset := _cached(root, definition)) is not None:
+        return dataset
+    info = DatasetInfo(kind="synthetic", suite=suite_name, hash=None, seed=seed)
+    _generate(root, definition, rows, file.routed_scaling_factor, info)
+    dataset = _load(root, definition)
+    _write_json(root / INFO_NAME, dataset.info.model_dump())  # with its hash
+    return dataset
+
+
+def _cached(root: Path, definition: Definition) -> Dataset | None:
+    """What was generated before, if it is still what it was then: a file cut short or changed makes it worthless."""
     if not (root / INFO_NAME).exists():
-        info = DatasetInfo(kind="synthetic", suite=suite_name, hash=None, seed=seed)
-        _generate(root, definition, rows, file.routed_scaling_factor, info)
-    return _load(root, definition)
+        return None
+    try:
+        then = _read_info(root)
+        dataset = _load(root, definition)
+    except HarnessError:
+        return None
+    return dataset if dataset.info.hash == then.hash else None
 
 
 def real(definition: Definition, root: Path) -> Dataset:
@@ -156,7 +171,7 @@ def _load(root: Path, definition: Definition) -> Dataset:
     traces = _read_workloads(root, definition)
     info = DatasetInfo(kind="real", suite="published", hash=None, seed=None)
     if (root / INFO_NAME).exists():
-        info = validate(_read_json(root / INFO_NAME), DatasetInfo, root / INFO_NAME)
+        info = _read_info(root)
     dataset = Dataset(root, definition, definition_file, traces, [], info)
     described = sorted(_describe(dataset), key=lambda w: (w.seq_len, w.id))
     info = info.model_copy(update={"hash": _hash(dataset)})
@@ -286,6 +301,10 @@ def _definition_path(root: Path, definition: Definition) -> Path:
 
 def _workloads_path(root: Path, definition: Definition) -> Path:
     return root / "workloads" / definition.op_type / f"{definition.name}.jsonl"
+
+
+def _read_info(root: Path) -> DatasetInfo:
+    return validate(_read_json(root / INFO_NAME), DatasetInfo, root / INFO_NAME)
 
 
 def _read_json(path: Path) -> Any:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -36,6 +36,10 @@ class Request:
     backend: Literal["auto", "gpu", "cpu"] = "auto"
     definition: str | None = None
     repeats: int = 1
+    suffix: str = ""
+    """Added to a run name that is made up."""
+    resume: bool = False
+    """The run's folder is there, and is written to again."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,13 @@ class Plan:
     paths: Paths
     repeats: int = 1
     """How often everything is measured."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Solutions that failed verification, by name, with the reason; filled while the run goes on."""
 
     @property
     def runnable(self) -> list[Variant]:
-        return [v for v in self.variants if v.name not in self.skipped]
+        aside = {*self.skipped, *self.refused}
+        return [v for v in self.variants if v.name not in aside]
 
     @property
     def folder(self) -> Path:
@@ -92,7 +99,7 @@ def make_plan(request: Request, paths: Paths) -> Plan:
     _check_fit(variants, definition)
     dataset = open_dataset(definition, request.suite, paths, on_gpu=gpu is not None)
     return Plan(
-        run_id=_choose_run_id(request.run, gpu, paths.results),
+        run_id=_choose_run_id(request, gpu, paths.results),
         profile_name=request.profile,
         profile=profile,
         definition=definition,
@@ -199,14 +206,14 @@ def _check_fit(variants: list[Variant], definition: Definition) -> None:
             )
 
 
-def _choose_run_id(wanted: str | None, gpu: Gpu | None, results: Path) -> str:
-    if wanted is not None:
-        name = wanted.removeprefix("results/").rstrip("/")
+def _choose_run_id(request: Request, gpu: Gpu | None, results: Path) -> str:
+    if request.run is not None:
+        name = request.run.removeprefix("results/").rstrip("/")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             raise HarnessError(
-                f"RUN: '{wanted}' is no folder name; use letters, digits, '.', '_' and '-'"
+                f"RUN: '{request.run}' is no folder name; use letters, digits, '.', '_' and '-'"
             )
-        if (results / name).exists():
+        if (results / name).exists() and not request.resume:
             raise HarnessError(
                 f"RUN: {results / name} exists; choose another name or remove the folder"
             )
@@ -216,7 +223,7 @@ def _choose_run_id(wanted: str | None, gpu: Gpu | None, results: Path) -> str:
         if gpu
         else "cpu"
     )
-    stem = f"{datetime.now(timezone.utc):%Y-%m-%d}-{device}"
+    stem = f"{datetime.now(timezone.utc):%Y-%m-%d}-{device}{request.suffix}"
     number = 1
     while (results / (name := stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from harness.strays import adopt_orphans, end_strays
+from harness.strays import adopt_orphans, die_with_parent, end_strays
 
 TAIL_LINES = 400
+TAIL_CHUNKS = 16  # of at most 64 KiB each
 LINE_CHARS = (
     1 << 16
 )  # a longer line comes in pieces: output without any newline must not fill memory
@@ -89,6 +90,7 @@ def follow(
             encoding="utf-8",
             errors="replace",
             start_new_session=True,
+            preexec_fn=die_with_parent,
         )
     except BaseException:
         sink.close()
@@ -157,6 +159,64 @@ def output_of(args: Sequence[str], cwd: Path | None = None) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+class Background:
+    """A process that is talked to while it runs; it and its group end with the block.
+
+    What it prints is read all the time, so that it never waits for a reader; only the end is kept.
+    """
+
+    def __init__(
+        self,
+        args: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ):
+        self._args = list(args)
+        self._env = None if env is None else dict(env)
+        self._cwd = cwd
+        self._tail: deque[bytes] = deque(maxlen=TAIL_CHUNKS)
+
+    def __enter__(self) -> "Background":
+        self._before = adopt_orphans()
+        self._process = subprocess.Popen(
+            self._args,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**(os.environ if self._env is None else self._env), "PYTHONUTF8": "1"},
+            cwd=self._cwd,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+        self._reader = threading.Thread(target=self._drain, daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _end(self._process, self._before)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def returncode(self) -> int | None:
+        """None while it runs; negative: the signal that ended it."""
+        return self._process.poll()
+
+    def tail(self) -> str:
+        """The last lines that it printed."""
+        self._reader.join(timeout=0.2)
+        text = b"".join(self._tail).decode(errors="replace")
+        return "\n".join(text.splitlines()[-TAIL_LINES:])
+
+    def _drain(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(ValueError, OSError):
+            while chunk := os.read(self._process.stdout.fileno(), 1 << 16):
+                self._tail.append(chunk)
 
 
 class _Log:

@@ -36,6 +36,8 @@ class Status(str, Enum):
     TIMEOUT = "TIMEOUT"
     MISSING = "MISSING"
     """No result came back for a cell that was asked for."""
+    VERIFY_FAILED = "VERIFY_FAILED"
+    """The solution failed verification, so its speed is not measured or not shown; the reason names the check."""
     SKIPPED = "SKIPPED"
     """The solution's `requires` is not met here; the reason says which part."""
 
@@ -199,6 +201,79 @@ class Transcription(_Model):
     claims: list[Claim]
 
 
+class CheckResult(_Model):
+    """One check of `verify` on one solution."""
+
+    name: str
+    outcome: Literal["passed", "failed", "not_applicable", "not_run"]
+    """not_applicable: it has no meaning here, such as a check of streams without a GPU; it counts neither way. not_run:
+    the process had ended before."""
+    detail: str
+    """What was found wrong or, when it passed, what was done, in one line."""
+
+
+class Accuracy(_Model):
+    """Errors of one call on one workload against a float64 reference."""
+
+    workload: str
+    matched_ratio: float
+    """At the run's own tolerance."""
+    matched_seed: float
+    """Matched ratio at rtol 0.2, atol 0.1."""
+    matched_contest: float
+    """Matched ratio at rtol 0.3, atol 1."""
+    cosine: float
+    """Cosine similarity over all elements."""
+    max_abs_error: float
+    max_rel_error: float
+
+
+class Verification(_Model):
+    """What `verify` found about one solution."""
+
+    solution: str
+    source_hash: str
+    """Of the sources that were verified."""
+    checks: list[CheckResult]
+    accuracy: list[Accuracy] = Field(default_factory=list)
+    seconds: float
+
+    @property
+    def failed(self) -> list[CheckResult]:
+        """The checks that found a fault."""
+        return [check for check in self.checks if check.outcome == "failed"]
+
+    @property
+    def unbuilt(self) -> bool:
+        """The solution could not be built, so nothing is known about its conduct."""
+        return any(check.name == "build" for check in self.failed)
+
+
+class VerificationInfo(_Model):
+    """The verification stage of a run."""
+
+    form: Literal["full", "short", "none"]
+    """none: it was left out, and nothing vouches for the results."""
+    seed: int | None = None
+    """Of all inputs; None without verification."""
+    solutions: list[Verification] = Field(default_factory=list)
+
+    def of(self, solution: str) -> Verification | None:
+        """The verdict on one solution, or None."""
+        return next((v for v in self.solutions if v.solution == solution), None)
+
+
+class Resumption(_Model):
+    """A run that was taken up again."""
+
+    started: str
+    """ISO 8601, UTC."""
+    kept_cells: int
+    """Cells that were there and still hold: same sources, same surroundings."""
+    dropped: list[str] = Field(default_factory=list)
+    """Solutions whose sources had changed, so that their cells ran again."""
+
+
 class RunRecord(_Model):
     """One run of the comparison."""
 
@@ -233,6 +308,9 @@ class RunRecord(_Model):
     warnings: list[str] = Field(default_factory=list)
     """What a reader should know before trusting the numbers, one sentence each."""
     transcription: Transcription | None = None
+    verification: VerificationInfo | None = None
+    """None: a record from before verification existed."""
+    resumptions: list[Resumption] = Field(default_factory=list)
 
     def cell(self, solution: str, workload: str) -> Cell:
         """The cell of one solution and workload; KeyError when the grid has none."""

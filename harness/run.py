@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,14 +26,23 @@ from harness.record import (
     Ceilings,
     Cell,
     GpuState,
+    Resumption,
     RunRecord,
     Status,
+    VerificationInfo,
     save_record,
     write_atomically,
 )
 from harness.report import write_report
-
-TRACES_NAME = "traces.jsonl"
+from harness.resume import TRACES_NAME, Kept
+from harness.verify.stage import (
+    VerifiedOnly,
+    open_judge,
+    refusals,
+    refused_cells,
+    verify_all,
+    without_impossible,
+)
 
 
 class Backend(Protocol):
@@ -45,6 +54,8 @@ class Backend(Protocol):
     traces: dict[Any, dict[str, Any]]
     commands: list[list[str]]
     warnings: list[str]
+    on_cell: Callable[[], None]
+    """Called after each cell of which nothing more will become known."""
 
     def run(self) -> Iterable[None]: ...
 
@@ -61,9 +72,39 @@ class _Session:
     before: GpuState | None = None
     ceilings: Ceilings | None = None
     warnings: list[str] = field(default_factory=list)
+    verification: VerificationInfo = field(default_factory=lambda: VerificationInfo(form="none"))
+    resumptions: list[Resumption] = field(default_factory=list)
+
+    def take_up(self, kept: Kept) -> None:
+        """Go on where a former record ends."""
+        former = kept.record
+        self.command, self.started, self.ceilings = former.command, former.started, former.ceilings
+        self.resumptions = [*former.resumptions, kept.resumption(_now())]
+        self.warnings = list(dict.fromkeys([*former.warnings, *kept.warnings]))
+        self.verification = kept.verification()
 
 
-def execute(plan: Plan, command: list[str], console: Console) -> tuple[RunRecord, ExitCode]:
+@dataclass(frozen=True)
+class Verify:
+    """What is verified, before or instead of a benchmark."""
+
+    form: Literal["full", "short", "none"] = "short"
+    """full: instead of a benchmark; nothing is timed for comparison."""
+    tools: tuple[str, ...] = ()
+    """Of compute-sanitizer, run besides."""
+    only: tuple[str, ...] = ()
+    """Names of checks; empty: all of the form."""
+    seed: int | None = None
+    """Of all inputs; None: drawn when it begins."""
+
+
+def execute(
+    plan: Plan,
+    command: list[str],
+    console: Console,
+    verify: Verify = Verify(),
+    kept: Kept | None = None,
+) -> tuple[RunRecord, ExitCode]:
     """Run the plan, write record and report under results/, and say how it ended.
 
     Ctrl-C and a disk that is full end the run early; what is finished by then is in the record, which is marked
@@ -71,21 +112,31 @@ def execute(plan: Plan, command: list[str], console: Console) -> tuple[RunRecord
 
     Args:
         command: the user's command line, for the record.
+        verify: what is verified first; what fails is not timed.
+        kept: what is there of a run that is taken up again.
 
     Raises:
-        HarnessError: a file could not be written; the record was, with the finished cells.
+        HarnessError: the profile's tolerance means nothing, solutions cannot be verified here, or a file could not be
+            written; then the record was, with the finished cells.
         OSError: not even the record could be written.
     """
-    plan.scratch.mkdir(parents=True)
     session = _Session(plan, command)
+    session.verification = VerificationInfo(form=verify.form, seed=verify.seed)
+    if kept:
+        session.take_up(kept)
+    info = session.verification
     labels = {v.name: v.label for v in plan.variants}
-    interrupted = False
-    failed: OSError | None = None
-    total = len(plan.runnable) * len(plan.workloads) * plan.repeats
+    size = len(plan.workloads) * plan.repeats if verify.form != "full" else 1
+    total = len(plan.runnable) * size - len(kept.cells if kept else ()) * plan.repeats
     with Progress(console, total, labels) as progress:
-        backend: Backend = (GpuBackend if plan.gpu else CpuBackend)(plan, progress)
+        backend = _backend(plan, info, progress, kept)
         for name, reason in plan.skipped.items():
             progress.note(f"{labels[name]}: SKIPPED, {reason}")
+        judge = open_judge(plan, info, progress.note, verify.tools, verify.only)
+        # The record comes first, so that whatever happens later can be taken up again.
+        save_record(_record(session, backend, partial=True), plan.folder)
+        plan.scratch.mkdir(parents=True, exist_ok=True)
+        interrupted, failed = False, None
         try:
             if plan.gpu is None and os.environ.get("FIB_DATASET_PATH"):
                 warning = (
@@ -96,9 +147,16 @@ def execute(plan: Plan, command: list[str], console: Console) -> tuple[RunRecord
             if plan.gpu:
                 session.before = gpu_state(plan.gpu.index)
                 session.warnings += _gpu_warnings(session.before, "before")
-                progress.note(f"measuring the ceilings of {plan.gpu.info.name}")
-                session.ceilings, warning = measure_ceilings(plan)
-                session.warnings += [warning] if warning else []
+                if session.ceilings is None:
+                    progress.note(f"measuring the ceilings of {plan.gpu.info.name}")
+                    session.ceilings, warning = measure_ceilings(plan)
+                    session.warnings += [warning] if warning else []
+            if judge is not None:
+                progress.note(f"verifying, {info.form} form")
+                for _ in verify_all(judge, plan, info, session.ceilings):
+                    _save(_record(session, backend, partial=True), backend, plan)
+            plan.refused.update(refusals(info))
+            backend.on_cell = lambda: _save(_record(session, backend, partial=True), backend, plan)
             for _ in backend.run():
                 _save(_record(session, backend, partial=True), backend, plan)
             if plan.gpu:
@@ -128,9 +186,28 @@ def execute(plan: Plan, command: list[str], console: Console) -> tuple[RunRecord
         raise HarnessError(
             f"{_named(failed)}; make room and run again; {shown(plan.folder)} has the cells that were finished"
         )
+    return record, _exit_code(record, interrupted)
+
+
+def _exit_code(record: RunRecord, interrupted: bool) -> ExitCode:
+    info = record.verification
     if interrupted:
-        return record, ExitCode.INTERRUPTED
-    return record, ExitCode.OK if record.all_passed() else ExitCode.FAILED_CELLS
+        return ExitCode.INTERRUPTED
+    if refusals(info) or any(cell.status is Status.VERIFY_FAILED for cell in record.cells):
+        return ExitCode.INTEGRITY
+    if info and info.form == "full":
+        unbuilt = any(verification.unbuilt for verification in info.solutions)
+        return ExitCode.OK if info.solutions and not unbuilt else ExitCode.FAILED_CELLS
+    return ExitCode.OK if record.all_passed() else ExitCode.FAILED_CELLS
+
+
+def _backend(plan: Plan, info: VerificationInfo, progress: Progress, kept: Kept | None) -> Backend:
+    if info.form == "full":
+        return VerifiedOnly(plan, info)
+    backend = (GpuBackend if plan.gpu else CpuBackend)(plan, progress)
+    if kept:
+        backend.take_up(kept)
+    return backend
 
 
 def _named(error: OSError) -> str:
@@ -155,8 +232,13 @@ def _record(session: _Session, backend: Backend, partial: bool) -> RunRecord:
         for name, reason in plan.skipped.items()
         for w in plan.workloads
     ]
+    measured = list(backend.cells.values())
+    if session.verification.form != "none":
+        measured = without_impossible(
+            measured, plan.workloads, plan.definition.info(), session.ceilings
+        )
     cells = in_grid_order(
-        [*skipped, *backend.cells.values()],
+        [*skipped, *refused_cells(plan.refused, plan.workloads), *measured],
         [v.name for v in plan.variants],
         [w.id for w in plan.workloads],
     )
@@ -182,6 +264,8 @@ def _record(session: _Session, backend: Backend, partial: bool) -> RunRecord:
         environment=capture(plan.gpu, session.before),
         ceilings=session.ceilings,
         warnings=[*session.warnings, *backend.warnings, *backend.clock_warnings()],
+        verification=session.verification,
+        resumptions=session.resumptions,
     )
 
 

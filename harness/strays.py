@@ -12,15 +12,25 @@ import sys
 import time
 from pathlib import Path
 
-PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_CHILD_SUBREAPER = 36
 LIMIT_S = 5.0
+
+
+_libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None  # loaded before any fork
+
+
+def die_with_parent() -> None:
+    """For a child between fork and exec: the kernel kills it when the thread that started it ends, however it ends."""
+    if _libc is not None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def adopt_orphans() -> set[int]:
     """Become the parent of orphaned descendants; returns the ids of the descendants that are there already."""
-    if not sys.platform.startswith("linux"):
+    if _libc is None:
         return set()
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     return _descendants(but=set())
 
 

@@ -26,6 +26,29 @@ def summary_table(record: RunRecord) -> Table:
     return table
 
 
+def verdict_table(record: RunRecord) -> Table:
+    """One row per solution: how many checks passed, and which failed."""
+    table = Table("solution", "verdict", "passed", "not applicable", "failed")
+    info = record.verification
+    for solution in record.solutions:
+        found = info.of(solution.name) if info else None
+        if found is None:
+            table.add_row(escape(solution.label), "SKIPPED", "-", "-", "-")
+            continue
+        count = {
+            outcome: sum(check.outcome == outcome for check in found.checks)
+            for outcome in ("passed", "not_applicable")
+        }
+        table.add_row(
+            escape(solution.label),
+            "FAIL" if found.failed else "PASS",
+            str(count["passed"]),
+            str(count["not_applicable"]),
+            escape(", ".join(check.name for check in found.failed)) or "-",
+        )
+    return table
+
+
 def _figures(record: RunRecord, solution: str, timed: bool) -> list[str]:
     if timed:
         stats = solution_stats(record, solution)

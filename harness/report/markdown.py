@@ -20,6 +20,7 @@ from harness.report.numbers import (
     times,
 )
 from harness.report.series import Chart, charts_of
+from harness.report.verification import VerificationView
 from harness.report.view import CellView, Correctness, Failure, Report, RowView, build_report
 from harness.roofline import COUNTED
 from harness.stats import Mean
@@ -65,6 +66,9 @@ def render_markdown(record: RunRecord) -> str:
         "summary_table": summary_table,
         "comparison_table": comparison_table,
         "ranking_table": ranking_table,
+        "verdict_table": verdict_table,
+        "checks_table": checks_table,
+        "accuracy_table": accuracy_table,
         "measured_errors": measured_errors,
         "floor_counts": COUNTED,
     }
@@ -159,9 +163,17 @@ def _workload_header(report: Report) -> list[str]:
 
 def _speed(cell: CellView) -> str:
     if cell.speedup is None:
-        return cell.status.value
+        return _unmeasured(cell)
     value = times(cell.speedup)
     return f"**{value}**" if cell.best else value
+
+
+def _unmeasured(cell: CellView) -> str:
+    """How a cell without a speed ended; of one that failed verification, the check."""
+    if cell.status is Status.VERIFY_FAILED:
+        check = re.match(r"(?:failed verification: )?(\w+):", cell.reason or "")
+        return f"{cell.status.value} ({check[1] if check else 'no reason recorded'})"
+    return cell.status.value
 
 
 def _winner(row: RowView) -> str:
@@ -189,7 +201,11 @@ def _outcome(cell: CellView) -> str:
         return f"PASS{ratio}"
     if cell.status in (Status.MISSING, Status.SKIPPED):
         return cell.status.value
-    return f"FAIL{ratio} ({cell.status.value})"
+    return (
+        f"FAIL{ratio} {_unmeasured(cell)}"
+        if cell.status is Status.VERIFY_FAILED
+        else (f"FAIL{ratio} ({cell.status.value})")
+    )
 
 
 def correctness_table(report: Report) -> str:
@@ -335,6 +351,70 @@ def ranking_table(report: Report) -> str:
                 str(row.rank.ties),
             ]
             for row in report.ranks
+        ],
+    )
+
+
+def verdict_table(view: VerificationView) -> str:
+    """Verdict by solution."""
+    return table(
+        [
+            "Solution",
+            "Verdict",
+            "Passed",
+            "Not applicable",
+            "Failed",
+            "Repeat of an identical call",
+        ],
+        "llrrll",
+        [
+            [
+                table_cell(row.label),
+                row.verdict,
+                str(row.passed),
+                str(row.not_applicable),
+                table_cell(", ".join(check.name for check in row.failed)) or ABSENT,
+                table_cell(row.repeat),
+            ]
+            for row in view.verdicts
+        ],
+    )
+
+
+def checks_table(view: VerificationView) -> str:
+    """Outcome by check and solution."""
+    return table(
+        ["Check", *map(table_cell, view.labels)],
+        "l" * (1 + len(view.labels)),
+        [[code_cell(name), *outcomes] for name, outcomes in view.checks],
+    )
+
+
+def accuracy_table(view: VerificationView, index: int) -> str:
+    """Errors of one solution against float64, by workload."""
+    return table(
+        [
+            "Workload",
+            "T",
+            "Matched (seed)",
+            "Matched (contest)",
+            "1 - cosine",
+            "Largest abs",
+            "Largest rel",
+        ],
+        "lrrrrrr",
+        [
+            [
+                table_cell(row.short_id),
+                str(row.seq_len),
+                matched(entry[0]),
+                matched(entry[1]),
+                error_size(1.0 - entry[2]),
+                error_size(entry[3]),
+                error_size(entry[4]),
+            ]
+            for row in view.accuracy
+            if (entry := row.entries[index]) is not None
         ],
     )
 

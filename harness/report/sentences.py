@@ -132,6 +132,21 @@ def passes(record: RunRecord, grid: Grid, names: Names) -> str:
     return f"{passed} of {count(len(grid), 'cell')} pass: {', '.join(per_solution)}."
 
 
+def resumptions(record: RunRecord) -> tuple[str, ...]:
+    """One sentence for each time that the run was taken up again."""
+    found = []
+    for entry in record.resumptions:
+        dropped = (
+            f"; run again because their sources had changed: {listed(entry.dropped)}"
+            if entry.dropped
+            else ""
+        )
+        found.append(
+            f"Resumed at {entry.started} with {count(entry.kept_cells, 'finished cell')}{dropped}."
+        )
+    return tuple(found)
+
+
 def ceilings(record: RunRecord) -> str | None:
     """What the GPU can do at best; None when it was not measured."""
     there = record.ceilings

@@ -14,6 +14,8 @@ from harness.report import sentences
 from harness.report.claims import CheckedClaim, check_claims
 from harness.report.names import Names
 from harness.report.numbers import worst_error
+from harness.report.verification import VerificationView
+from harness.report.verification import build as build_verification
 from harness.roofline import Floor, floor_of, ratio_to_floor
 from harness.stats import (
     Comparison,
@@ -208,6 +210,9 @@ class Report:
     real_dataset: bool
     required_matched_ratio: float
     repeats: int
+    verification: VerificationView | None
+    resumptions: tuple[str, ...]
+    """When and how an interrupted run was taken up again."""
 
     @property
     def columns(self) -> tuple[tuple[str, SolutionInfo], ...]:
@@ -302,6 +307,8 @@ def build_report(record: RunRecord) -> Report:
         real_dataset=record.dataset.kind == "real",
         required_matched_ratio=record.profile.required_matched_ratio,
         repeats=record.repeats,
+        verification=build_verification(record, names),
+        resumptions=sentences.resumptions(record),
     )
 
 

@@ -4,8 +4,10 @@ from typing import Any
 
 from harness.profile import Profile
 from harness.record import (
+    Accuracy,
     Ceilings,
     Cell,
+    CheckResult,
     DatasetInfo,
     DefinitionInfo,
     Environment,
@@ -14,8 +16,11 @@ from harness.record import (
     RunRecord,
     SolutionInfo,
     Status,
+    Verification,
+    VerificationInfo,
     WorkloadInfo,
 )
+from harness.verify.stage import refusals, refused_cells, without_impossible
 
 AXES = {
     "num_experts": 256,
@@ -362,6 +367,46 @@ def repeated() -> RunRecord:
     return record([solution(label) for label in "abc"], [W1, W57], cells, repeats=5)
 
 
+def verdict(label: str, *failed: str) -> Verification:
+    """What verification found; `failed` are the checks that did not pass."""
+    checks = [CheckResult(name="repeat", outcome="passed", detail="equal bit by bit")]
+    checks += [CheckResult(name=name, outcome="failed", detail=f"why {name}") for name in failed]
+    accuracy = Accuracy(
+        workload=W1.id,
+        matched_ratio=0.97654,
+        matched_seed=0.97654,
+        matched_contest=0.98765,
+        cosine=0.99912,
+        max_abs_error=3.25,
+        max_rel_error=17.5,
+    )
+    return Verification(
+        solution=f"{label}_moe",
+        source_hash="0" * 64,
+        checks=checks,
+        accuracy=[] if failed else [accuracy],
+        seconds=1.0,
+    )
+
+
+def verified() -> RunRecord:
+    """`right` and `quick` were timed; `bad` failed before, and `quick` was faster than the GPU can be."""
+    labels = ("right", "bad", "quick")
+    info = VerificationInfo(
+        form="full",
+        seed=77,
+        solutions=[verdict("right"), verdict("bad", "many_calls"), verdict("quick")],
+    )
+    cells = [
+        passed("right", W1, 0.4),
+        passed("quick", W1, 0.001),
+        *refused_cells(refusals(info), [W1]),
+    ]
+    made = record([solution(x) for x in labels], [W1], cells)
+    judged = without_impossible(made.cells, made.workloads, made.definition, made.ceilings)
+    return made.model_copy(update={"cells": judged, "verification": info})
+
+
 def nine_by_nineteen() -> RunRecord:
     """The size of a full comparison: nine solutions on nineteen workloads, two cells failed with a long log."""
     tokens = [1, 7, 14, 15, 16, 32, *range(52, 60), 62, 80, 901, 11948, 14107]
@@ -404,5 +449,6 @@ ALL = {
         nothing_passed,
         cpu,
         repeated,
+        verified,
     )
 }

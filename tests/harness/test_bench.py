@@ -147,7 +147,17 @@ def test_timeout_of_one_solution_is_not_paid_twice(tmp_path: Path) -> None:
 def test_interruption_keeps_finished_cells(tmp_path: Path, sig: signal.Signals) -> None:
     write_solution(tmp_path / "solutions", "a", stub("wait 1 2.0"))
     write_solution(tmp_path / "solutions", "b", stub("hang"))
-    command = [sys.executable, "-m", "harness", "bench", "a", "--workloads", "T=1-16", "--run", "r"]
+    command = [
+        sys.executable,
+        "-m",
+        "harness",
+        "bench",
+        "a",
+        "--workloads",
+        "T=1-16",
+        "--run",
+        "r",
+    ]
     if sig is signal.SIGTERM:
         command[4:5] = ["a", "b"]
     command += ["--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results"]

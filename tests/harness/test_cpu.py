@@ -84,6 +84,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, str, i
             "all",
             "--backend",
             "cpu",
+            "--no-verify",
             "--run",
             "r",
             "--profile",
@@ -171,7 +172,7 @@ def test_cuda_code_is_at_least_compiled(tmp_path: Path) -> None:
         )
         (path / "moe.cu").write_text(code)
     done = harness(
-        *("bench", "all", "--backend", "cpu", "--run", "r", "--workloads", "T=1"),
+        *("bench", "all", "--backend", "cpu", "--no-verify", "--run", "r", "--workloads", "T=1"),
         *("--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results"),
     )
     sound, unsound = load_record(tmp_path / "results" / "r").cells

@@ -142,6 +142,25 @@ def test_damaged_dataset(users: Path, damage: str) -> None:
     assert str(users) in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("damage", ["truncated blob", "changed blob", "truncated list", "info"])
+def test_a_damaged_cache_is_made_again(dataset: Dataset, tmp_path: Path, damage: str) -> None:
+    """Half a file, or a flipped bit, never becomes part of a result."""
+    cache = tmp_path / "cache"
+    shutil.copytree(dataset.root.parent, cache)
+    root = cache / dataset.root.name
+    blob = sorted(root.rglob("*.safetensors"))[0]
+    path = {"truncated list": next(root.rglob("*.jsonl")), "info": root / INFO_NAME}.get(
+        damage, blob
+    )
+    data = path.read_bytes()
+    broken = (
+        data[:-1] + bytes([data[-1] ^ 1]) if damage == "changed blob" else data[: len(data) // 2]
+    )
+    path.write_bytes(broken)
+    again = synthetic(DEFINITION, "published", cache)
+    assert again.info == dataset.info and path.read_bytes() == data
+
+
 def seq_len_as_text(workload: dict) -> None:
     workload["axes"]["seq_len"] = "five"
 

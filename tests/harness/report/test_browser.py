@@ -58,6 +58,13 @@ def emulate(browser, scheme: str) -> None:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
 
+def waiting(browser):
+    """For what the page does in an event that comes when it comes."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    return WebDriverWait(browser, timeout=20)
+
+
 def find(browser, css: str):
     return browser.find_element("css selector", css)
 
@@ -203,7 +210,7 @@ def test_dark_mode_follows_the_system_and_the_button(opened):
     emulate(browser, "dark")
     assert browser.execute_script(PAPER) == DARK
     button = find(browser, "#theme")
-    assert button.get_attribute("aria-pressed") == "true"
+    waiting(browser).until(lambda _: button.get_attribute("aria-pressed") == "true")
     button.click()
     assert browser.execute_script(PAPER) == LIGHT
     browser.refresh()

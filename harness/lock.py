@@ -1,0 +1,98 @@
+"""One run at a time on a GPU, and one writer at a time in a run's folder."""
+
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from harness.environment import Gpu
+from harness.errors import HarnessError
+
+POLL_S = 0.2
+
+
+@contextmanager
+def gpu_lock(
+    gpu: Gpu | None, run_id: str, wait: bool, say: Callable[[str], None]
+) -> Iterator[None]:
+    """Hold the GPU while the block runs; nothing without one. The kernel lets go of it when this process ends, however.
+
+    Args:
+        run_id: who holds it, for others to see.
+        wait: False: refuse instead of waiting.
+        say: takes the line that says what is waited for.
+
+    Raises:
+        HarnessError: another run holds it and `wait` is False.
+    """
+    if gpu is None:
+        yield
+        return
+    # In the machine's folder for such files, so that runs of other checkouts and users are seen, too.
+    path = Path(tempfile.gettempdir()) / f"moe-bench-{gpu.info.uuid or gpu.index}.lock"
+    with _open(path) as file:
+        if not _try(file):
+            holder = f"GPU {gpu.index} ({gpu.info.name}) is in use by {_holder(path)}"
+            if not wait:
+                raise HarnessError(f"GPU: {holder}; wait for it, or leave out --no-wait")
+            say(f"waiting: {holder}")
+            while not _try(file):
+                time.sleep(POLL_S)
+        _sign(file, run_id)
+        yield
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold a run's folder while the block runs.
+
+    Raises:
+        HarnessError: another process writes there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    with _open(path) as file:
+        if not _try(file):
+            raise HarnessError(
+                f"{folder}: {_holder(path)} is writing there; wait until it has ended"
+            )
+        _sign(file, folder.name)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty, as after any run that began
+                folder.rmdir()
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[int]:
+    mask = os.umask(0)  # other users must be able to lock it, too
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    finally:
+        os.umask(mask)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _try(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sign(file: int, run_id: str) -> None:
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"process {os.getpid()}, run {run_id}".encode(), 0)
+
+
+def _holder(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace").strip() or "another process"

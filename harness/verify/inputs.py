@@ -1,0 +1,228 @@
+"""From cases to tensors: pure functions that parent and child both call.
+
+Everything is drawn by seeded generators, so that the same case gives the same bits in both processes on one device.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from harness.verify.cases import Case, Edit, Weights
+
+BLOCK = 128  # elements under one scale
+FP8 = torch.float8_e4m3fn
+NUM_GROUPS = 8
+TOP_K = 8
+LOW = -80.0
+TINY = 1e-8
+HUGE = 1e4
+CHECKSUM_WORDS = 1 << 24  # at a time, as each takes 24 bytes then
+WEIGHT_NAMES = ("gemm1_weights", "gemm1_weights_scale", "gemm2_weights", "gemm2_weights_scale")
+ACTIVATION_NAMES = ("routing_logits", "routing_bias", "hidden_states", "hidden_states_scale")
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The definition's constant axes, as far as inputs need them."""
+
+    experts: int
+    """E: experts of the whole layer."""
+    local: int
+    """L: experts held here."""
+    hidden: int
+    """H."""
+    inter: int
+    """I."""
+
+    @classmethod
+    def of(cls, axes: dict[str, int]) -> "Sizes":
+        """From a definition's constant axes."""
+        names = ("num_experts", "num_local_experts", "hidden_size", "intermediate_size")
+        return cls(*(axes[name] for name in names))
+
+
+def make_weights(spec: Weights, sizes: Sizes, device: str) -> Tensors:
+    """W13 [L, 2I, H] and W2 [L, H, I] in e4m3, and their scales [L, rows / 128, columns / 128] in f32, signed."""
+    generator = torch.Generator(device).manual_seed(spec.seed)
+    shapes = {
+        "gemm1_weights": (sizes.local, 2 * sizes.inter, sizes.hidden),
+        "gemm2_weights": (sizes.local, sizes.hidden, sizes.inter),
+    }
+    tensors: Tensors = {}
+    for name, (local, rows, columns) in shapes.items():
+        tensors[name] = fp8_normal(generator, local, rows, columns)
+        scale = (local, rows // BLOCK, columns // BLOCK)
+        tensors[f"{name}_scale"] = torch.randn(scale, generator=generator, device=device)
+    if spec.equal:
+        for tensor in tensors.values():
+            tensor.view(torch.uint8)[1:] = tensor.view(torch.uint8)[:1]
+    for edit in spec.edits:
+        _redraw(tensors[edit.tensor][edit.row][:1], edit)
+    return tensors
+
+
+def make_activations(case: Case, sizes: Sizes, device: str) -> Tensors:
+    """routing_logits [T, E] f32, routing_bias [E] bf16, hidden_states [T, H] e4m3, hidden_states_scale [H / 128, T] f32."""
+    logits, bias = make_routing(case, sizes)
+    generator = torch.Generator(device).manual_seed(case.seed)
+    hidden = fp8_normal(generator, case.tokens, sizes.hidden)
+    shape = (sizes.hidden // BLOCK, case.tokens)
+    scale = torch.randn(shape, generator=generator, device=device)
+    tensors = {
+        "routing_logits": logits.to(device),
+        "routing_bias": bias.bfloat16().to(device),
+        "hidden_states": hidden,
+        "hidden_states_scale": _shaped(scale, case.scales),
+    }
+    for edit in case.edits:
+        tensor = tensors[edit.tensor]
+        by_token = tensor.t() if edit.tensor == "hidden_states_scale" else tensor
+        _redraw(by_token[edit.row : edit.row + 1], edit)
+    return tensors
+
+
+def fp8_normal(generator: torch.Generator, *shape: int) -> torch.Tensor:
+    """N(0, 1) clamped to [-2, 2], as flashinfer-bench draws FP8 inputs."""
+    out = torch.empty(shape, dtype=FP8, device=generator.device)
+    for part in out if len(shape) == 3 else [out]:  # one expert's float32 copy at a time
+        x = torch.randn(part.shape, generator=generator, device=generator.device)
+        part.copy_(x.clamp_(-2.0, 2.0))
+    return out
+
+
+def checksum(tensor: torch.Tensor, seed: int) -> int:
+    """A sum, modulo 2^64, over a tensor's 32-bit words times factors that depend on `seed` and on the place.
+
+    The factors are odd, so one changed word always changes it. Whoever does not know `seed` cannot make a change that keeps
+    it.
+
+    Args:
+        tensor: contiguous, of a multiple of four bytes.
+    """
+    words = tensor.view(torch.uint8).flatten().view(torch.int32)
+    total = 0
+    for start in range(0, words.numel(), CHECKSUM_WORDS):
+        part = words[start : start + CHECKSUM_WORDS].long()
+        place = torch.arange(start, start + part.numel(), device=part.device)
+        factor = (place + seed % (1 << 31)) * 0x5851F42D4C957F2D  # wraps, as all of this does
+        factor = (factor ^ (factor >> 29)) | 1
+        total += int((part * factor).sum())
+    return total % (1 << 64)
+
+
+def make_routing(case: Case, sizes: Sizes) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [T, E] and bias [E], both f32 on the CPU, for one of `cases.ROUTINGS`.
+
+    random: plain normal. no_local, one_expert, all_local, half_local: the chosen experts are none of the local ones; one
+    local one for all tokens; local ones alone; local ones for every other token. tie_experts: the eighth place is shared
+    by four local experts. tie_groups: the fourth group's place is shared by three groups. tie_all: all logits are equal.
+    saturated: eight experts at +80, all others at -80. all_low: all at -80, the bias decides. large_bias: a bias of +-30.
+    dataset: read from `case.routing_file`.
+    """
+    generator = torch.Generator().manual_seed(case.seed)
+    tokens, experts = case.tokens, sizes.experts
+    zeros = torch.zeros(experts)
+    if case.routing == "dataset":
+        return _stored(case)
+    if case.routing == "tie_all":
+        return torch.zeros(tokens, experts), zeros
+    logits = torch.randn(tokens, experts, generator=generator)
+    if case.routing == "random":
+        return logits, 0.1 * torch.randn(experts, generator=generator)
+    if case.routing == "large_bias":
+        signs = torch.ones(experts)
+        signs[torch.randperm(experts, generator=generator)[: experts - 3 * TOP_K]] = -1.0
+        return logits, 30.0 * signs
+    if case.routing == "all_low":
+        bias = torch.full((experts,), -4.0)
+        chosen = choose_experts(case, sizes, 0, generator)
+        bias[chosen] = 4.0 + 0.25 * torch.arange(TOP_K)
+        return torch.full((tokens, experts), LOW), bias
+    if case.routing == "saturated":
+        logits = torch.full((tokens, experts), LOW)
+        for token in range(tokens):
+            logits[token, choose_experts(case, sizes, token, generator)] = -LOW
+        return logits, zeros
+    # Chosen experts score above 0.88 and others below 0.27: clear for any rounding, except where a tie is wanted.
+    logits = torch.rand(tokens, experts, generator=generator) - 2.0
+    for token in range(tokens):
+        chosen = choose_experts(case, sizes, token, generator)
+        logits[token, chosen] = 2.0 + torch.rand(len(chosen), generator=generator)
+        if case.routing == "tie_experts":
+            logits[token, chosen[TOP_K - 1 :]] = 1.5
+    bias = 0.05 * (torch.rand(experts, generator=generator) - 0.5)
+    if case.routing == "tie_experts":
+        return logits, zeros
+    if case.routing == "tie_groups":
+        return _tied_groups(case, sizes, generator), zeros
+    return logits, bias
+
+
+def choose_experts(
+    case: Case, sizes: Sizes, token: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Ids of the eight experts (tie_experts: seven clear ones and four for the eighth place) of one token."""
+    local = torch.arange(case.offset, case.offset + sizes.local)
+    size = sizes.experts // NUM_GROUPS
+    own = local[torch.randperm(sizes.local, generator=generator)]
+    groups = torch.randperm(NUM_GROUPS, generator=generator)
+    pool = torch.cat([torch.arange(size) + size * int(group) for group in groups])
+    away = pool[(pool < case.offset) | (pool >= case.offset + sizes.local)]
+    if case.routing == "all_local":
+        return own[:TOP_K]
+    if case.routing == "tie_experts":
+        # All of the group that holds most local experts, so that the group's own place is not in question.
+        home = int((local // size).mode().values)
+        return own[own // size == home][: TOP_K + 3]
+    if case.routing == "no_local" or (case.routing == "half_local" and token % 2):
+        return away[:TOP_K]
+    if case.routing == "one_expert":
+        return torch.cat([local[5:6], away[: TOP_K - 1]])
+    return torch.cat([own[:3], away[: TOP_K - 3]])
+
+
+def _tied_groups(case: Case, sizes: Sizes, generator: torch.Generator) -> torch.Tensor:
+    """Three groups are clear, with two experts each; three more share the fourth place, the local ones among them."""
+    size = sizes.experts // NUM_GROUPS
+    home = case.offset // size
+    logits = torch.rand(case.tokens, sizes.experts, generator=generator) - 4.0
+    for token in range(case.tokens):
+        others = [int(g) for g in torch.randperm(NUM_GROUPS, generator=generator) if g != home]
+        for group in others[:3]:
+            members = group * size + torch.randperm(size, generator=generator)[:2]
+            logits[token, members] = 2.0 + torch.rand(2, generator=generator)
+        for group in (home, *others[3:5]):
+            members = group * size + torch.randperm(size, generator=generator)[:2]
+            logits[token, members] = 1.0
+    return logits
+
+
+def _stored(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    assert case.routing_file is not None, case
+    stored = load_file(case.routing_file)
+    return stored["routing_logits"].float(), stored["routing_bias"].float()
+
+
+def _shaped(scale: torch.Tensor, kind: str) -> torch.Tensor:
+    if kind == "tiny":
+        return scale.mul_(TINY)
+    if kind == "huge":
+        return scale.mul_(HUGE)
+    if kind == "negative":
+        return scale.abs_().neg_()
+    if kind == "mixed":  # within each token, blocks of very different size
+        blocks = torch.arange(scale.shape[0], device=scale.device)
+        factor = torch.where(blocks % 3 == 1, TINY, torch.where(blocks % 3 == 2, 64.0, 1.0))
+        return scale.mul_(factor[:, None])
+    return scale
+
+
+def _redraw(row: torch.Tensor, edit: Edit) -> None:
+    """Draw a row anew, in its own dtype; a bias is one value, its row is an expert."""
+    generator = torch.Generator(row.device).manual_seed(edit.seed)
+    fresh = torch.randn(row.shape, generator=generator, device=row.device)
+    row.copy_(fresh.clamp_(-2.0, 2.0))

@@ -1,0 +1,225 @@
+"""The parent's side of one child: start it, ask it, read its outputs, and say how it died."""
+
+import math
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.cells import anonymous
+from harness.paths import PROJECT
+from harness.process import Background
+from harness.verify.cases import Case, Weights, to_json
+from harness.verify.protocol import OUTPUTS, Gone, Message, ParentEnd
+
+SHARED_MEMORY = Path("/dev/shm")
+PREFIX = "moe-verify-"
+ROOM_BYTES = 1 << 30
+
+
+class Died(Exception):
+    """The child ended, or did not answer in time and was ended; the message says which."""
+
+
+class OutOfTime(Died):
+    """All commands together took too long, so the child was not waited for any more."""
+
+
+class Refused(Exception):
+    """The solution raised an exception; the message is its last line."""
+
+
+class Session:
+    """One running child. A context manager: the process and its folder end with the block.
+
+    Args:
+        arguments: of the child, after its folder.
+        wrapper: a command that runs the child, such as compute-sanitizer.
+        timeout_s: limit for each command.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        timeout_s: float,
+        wrapper: Sequence[str] = (),
+    ):
+        self._timeout = timeout_s
+        remove_leftovers()
+        where = SHARED_MEMORY if _has_room(SHARED_MEMORY) else None
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=where))
+        command = [
+            *wrapper,
+            sys.executable,
+            "-m",
+            "harness.verify.child",
+            str(self._folder),
+            *arguments,
+        ]
+        self._process = Background(command, env=env, cwd=PROJECT)
+        self._end: ParentEnd | None = None
+        self._files = 0
+        self._deadline = math.inf
+
+    def __enter__(self) -> "Session":
+        try:
+            self._end = ParentEnd(self._folder)
+            self._process.__enter__()
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self._process.__exit__(*error)
+        finally:
+            if self._end is not None:
+                self._end.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def ask(self, op: str, timeout_s: float | None = None, **arguments: Any) -> Message:
+        """Have one command carried out.
+
+        Args:
+            timeout_s: instead of the session's limit.
+
+        Raises:
+            OSError: the child could not write an output, which is no doing of the solution.
+            Died: the process ended first, took too long, or has lost its GPU context.
+            OutOfTime: `limit` was reached.
+            Refused: the solution, or what the child did with its result, raised an exception.
+        """
+        assert self._end is not None
+        message = {"op": op, **arguments}
+        limit = self._timeout if timeout_s is None else timeout_s
+        left = self._deadline - time.monotonic()
+        try:
+            answer = self._end.ask(message, min(limit, left), self._alive)
+        except Gone:
+            raise Died(self._death()) from None
+        except TimeoutError:
+            if left < limit:
+                raise OutOfTime("the time for all of its checks is up") from None
+            raise Died(f"no answer within {limit:.0f} s") from None
+        except ValueError as error:
+            raise Died(f"its process answered with what is no answer ({error})") from None
+        if "cannot_write" in answer:
+            number = int(answer["cannot_write"])
+            raise OSError(number, os.strerror(number), str(self._folder))
+        if "error" in answer:
+            why = _last_line(str(answer["error"]))
+            raise (
+                Died(f"{why} (the GPU takes no more calls)") if answer.get("over") else Refused(why)
+            )
+        return answer
+
+    def limit(self, seconds: float) -> None:
+        """From now on all commands together get `seconds`, or what an earlier limit leaves."""
+        self._deadline = min(self._deadline, time.monotonic() + seconds)
+
+    def inputs(self, slot: str, case: Case, weights: str, in_place: bool = False) -> None:
+        self.ask("inputs", slot=slot, case=to_json(case), weights=weights, in_place=in_place)
+
+    def weights(self, name: str, spec: Weights, in_place: bool = False) -> None:
+        self.ask("weights", name=name, spec=to_json(spec), in_place=in_place)
+
+    def file(self) -> str:
+        """A name for an output that no earlier one had."""
+        self._files += 1
+        return f"output-{self._files}"
+
+    def read(self, name: str, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        """What the child wrote under `name`, flat; the file is removed.
+
+        Raises:
+            Died: there is no such file.
+        """
+        path = self._folder / OUTPUTS / name
+        try:
+            data = bytearray(path.read_bytes())
+            path.unlink()
+        except OSError as error:
+            raise Died(f"its process handed over no output ({error.strerror})") from None
+        if not data:
+            return torch.empty(0, dtype=dtype)
+        return torch.frombuffer(data, dtype=torch.uint8).view(dtype)
+
+    def child_processes(self) -> int:
+        """Live descendants of the child, as the kernel counts them."""
+        found, layer = 0, [self._process.pid]
+        while layer:
+            below = []
+            for pid in layer:
+                for path in Path(f"/proc/{pid}/task").glob("*/children"):
+                    try:
+                        below += [int(word) for word in path.read_text().split()]
+                    except (OSError, ValueError):
+                        continue
+            found += len(below)
+            layer = below
+        return found
+
+    def busy_share(self, seconds: float = 0.3) -> float:
+        """Processor seconds per second that the child uses while it has nothing to do."""
+        before = self._processor_s()
+        start = time.monotonic()
+        time.sleep(seconds)
+        return (self._processor_s() - before) / (time.monotonic() - start)
+
+    def tail(self) -> str:
+        return self._process.tail()
+
+    def returncode_soon(self, seconds: float = 20.0) -> int | None:
+        """Close the pipes, so that the child ends by itself, and return its exit code."""
+        assert self._end is not None
+        self._end.close()
+        self._end = None
+        deadline = time.monotonic() + seconds
+        while self._process.returncode() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self._process.returncode()
+
+    def _processor_s(self) -> float:
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def _alive(self) -> bool:
+        return self._process.returncode() is None
+
+    def _death(self) -> str:
+        code = self._process.returncode()
+        said = _last_line(self._process.tail())
+        said = f"; it last said: {said}" if said else ""
+        if code is not None and code < 0:
+            return f"its process was killed by signal {-code}{said}"
+        return f"its process exited with {code} in the middle of its work{said}"
+
+
+def _has_room(folder: Path) -> bool:
+    """Containers often have 64 MB of shared memory, less than one large output."""
+    return os.access(folder, os.W_OK) and shutil.disk_usage(folder).free >= ROOM_BYTES
+
+
+def remove_leftovers() -> None:
+    """Remove the folders of parents that were killed."""
+    for folder in SHARED_MEMORY.glob(f"{PREFIX}*-*"):
+        pid = folder.name.removeprefix(PREFIX).split("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return anonymous(lines[-1])[:300] if lines else ""

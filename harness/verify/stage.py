@@ -1,0 +1,177 @@
+"""Verification as a stage of a run: all runnable solutions of a plan, and what follows for their cells."""
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from harness.cells import in_grid_order
+from harness.plan import Plan
+from harness.record import (
+    Ceilings,
+    Cell,
+    DefinitionInfo,
+    Status,
+    Verification,
+    VerificationInfo,
+    WorkloadInfo,
+)
+from harness.roofline import floor_of
+
+if TYPE_CHECKING:
+    from harness.verify.judge import Judge
+
+FLOOR_SHARE = 0.85
+"""Least latency as a share of the floor: the floor rests on one measurement of the ceilings."""
+TOOLS = ("memcheck", "racecheck", "initcheck")
+"""Tools of compute-sanitizer."""
+
+
+def open_judge(
+    plan: Plan,
+    info: VerificationInfo,
+    say: Callable[[str], None],
+    tools: tuple[str, ...] = (),
+    only: Iterable[str] = (),
+) -> "Judge | None":
+    """What verifies the plan's solutions; None where the form is none or all have their verdicts.
+
+    Raises:
+        HarnessError: nonsense would pass under the plan's profile, a check is not known, or there is no way to run here.
+    """
+    if info.form == "none" or all(info.of(variant.name) for variant in plan.runnable):
+        return None
+    from harness.verify.judge import Judge  # here: it imports torch, which takes seconds
+
+    if info.seed is None:
+        info.seed = secrets.randbits(48)
+    return Judge(plan, info.form, info.seed, say, tools, frozenset(only))
+
+
+def verify_all(
+    judge: "Judge", plan: Plan, info: VerificationInfo, ceilings: Ceilings | None
+) -> Iterator[None]:
+    """Verify every runnable solution that `info` has no verdict on yet; yields after each."""
+    judge.ceilings = ceilings
+    try:
+        for variant in plan.runnable:
+            if info.of(variant.name) is None:
+                info.solutions.append(judge.verify(variant))
+                yield
+    finally:
+        judge.close()
+
+
+class VerifiedOnly:
+    """A backend that times nothing: its grid comes from the accuracy report."""
+
+    def __init__(self, plan: Plan, info: VerificationInfo):
+        self._plan, self._info = plan, info
+        self.traces: dict[tuple[str, str], dict[str, Any]] = {}
+        self.commands: list[list[str]] = []
+        self.warnings: list[str] = []
+        self.on_cell: Callable[[], None] = lambda: None
+
+    @property
+    def cells(self) -> dict[tuple[str, str], Cell]:
+        known = {verification.solution for verification in self._info.solutions}
+        found = accuracy_cells(self._plan, self._info)
+        return {(c.solution, c.workload): c for c in found if c.solution in known}
+
+    def run(self) -> Iterable[None]:
+        return ()
+
+    def clock_warnings(self) -> list[str]:
+        """None: nothing is timed here."""
+        return []
+
+
+def refusals(info: VerificationInfo | None) -> dict[str, str]:
+    """Why a solution gets no speed, by name. One that cannot be built is left to say so itself."""
+    found = {}
+    for verification in info.solutions if info else []:
+        if verification.failed and not verification.unbuilt:
+            found[verification.solution] = reason(verification)
+    return found
+
+
+def reason(verification: Verification) -> str:
+    """The first fault, and how many more there are."""
+    first, *more = verification.failed
+    others = f" (also: {', '.join(check.name for check in more)})" if more else ""
+    return f"failed verification: {first.name}: {first.detail}{others}"
+
+
+def refused_cells(reasons: dict[str, str], workloads: list[WorkloadInfo]) -> list[Cell]:
+    """The cells of solutions that failed."""
+    return [
+        Cell(
+            solution=name,
+            workload=workload.id,
+            status=Status.VERIFY_FAILED,
+            reason=why,
+            origin="harness",
+        )
+        for name, why in reasons.items()
+        for workload in workloads
+    ]
+
+
+def without_impossible(
+    cells: list[Cell],
+    workloads: list[WorkloadInfo],
+    definition: DefinitionInfo,
+    ceilings: Ceilings | None,
+) -> list[Cell]:
+    """The cells, those faster than FLOOR_SHARE of the physical floor turned into failures without a speed."""
+    floors = {w.id: floor_of(definition, w, ceilings) for w in workloads}
+
+    def judged(cell: Cell) -> Cell:
+        floor = floors.get(cell.workload)
+        if floor is None or cell.latency_ms is None or cell.status is not Status.PASSED:
+            return cell
+        us = cell.latency_ms * 1e3
+        if us >= FLOOR_SHARE * floor.us:
+            return cell
+        why = f"latency_floor: {us:.1f} us were timed, and this GPU needs {floor.us:.1f} us for the bytes and operations"
+        return cell.model_copy(
+            update={
+                "status": Status.VERIFY_FAILED,
+                "reason": why,
+                "latency_ms": None,
+                "reference_latency_ms": None,
+                "speedup": None,
+            }
+        )
+
+    return [judged(cell) for cell in cells]
+
+
+def accuracy_cells(plan: Plan, info: VerificationInfo) -> list[Cell]:
+    """The grid of a run that verified and timed nothing: PASSED with a matched ratio, or why not."""
+    p = plan.profile
+    cells = refused_cells(refusals(info), plan.workloads)
+    refused = {cell.solution for cell in cells}
+    for verification in info.solutions:
+        if verification.solution in refused:
+            continue
+        found = {entry.workload: entry for entry in verification.accuracy}
+        for workload in plan.workloads:
+            entry = found.get(workload.id)
+            cell = Cell(
+                solution=verification.solution,
+                workload=workload.id,
+                status=Status.SKIPPED,
+                reason="not part of this run's accuracy report",
+                origin="harness",
+            )
+            if verification.unbuilt:
+                detail = verification.failed[0].detail
+                cell.status, cell.reason = Status.COMPILE_ERROR, detail
+            elif entry is not None:
+                ok = entry.matched_ratio >= p.required_matched_ratio
+                cell.status = Status.PASSED if ok else Status.INCORRECT_NUMERICAL
+                cell.reason = None if ok else f"matched ratio {entry.matched_ratio:.4f}"
+                cell.matched_ratio = entry.matched_ratio
+                cell.max_abs_error, cell.max_rel_error = entry.max_abs_error, entry.max_rel_error
+            cells.append(cell)
+    return in_grid_order(cells, [v.name for v in plan.variants], [w.id for w in plan.workloads])

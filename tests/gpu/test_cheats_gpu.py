@@ -1,0 +1,63 @@
+"""Cheats that only a GPU shows are caught by the checks they name, and honest solutions are not flagged there either.
+
+`make cheats ROUNDS=20` repeats it; workers of pytest-xdist (`-n`) take a GPU each.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.bench import measure_ceilings
+from harness.definition import FULL, SMALL
+from harness.environment import visible_gpus
+from harness.manifest import Variant
+from harness.paths import Paths
+from harness.plan import Plan, Request, make_plan
+from harness.record import Ceilings
+from tests.cheats.suite import CHEATS, VARIANTS, caught_by, each, each_round, judge
+from tests.cheats.suite import judge_by_its_check as by_its_check
+
+# Asked of the driver: torch would settle which GPUs this process sees before the judge has chosen one.
+GPUS = visible_gpus()
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not GPUS, reason="needs a GPU")]
+
+
+def plan_for(root: Path, definition: str) -> Plan:
+    gpu = WORKER % len(GPUS)
+    request = Request(["all"], backend="gpu", gpu=gpu, run=definition, definition=definition)
+    return make_plan(request, Paths(solutions=CHEATS, results=root))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cheats")
+
+
+@pytest.fixture(scope="module")
+def ceilings(root: Path) -> Ceilings:
+    found, warning = measure_ceilings(plan_for(root / "ceilings", FULL))
+    assert found is not None, warning
+    return found
+
+
+@each_round
+@each([v for v in VARIANTS if v.manifest.requires.gpu])
+def test_cheat_is_caught_by_its_check(
+    root: Path, ceilings: Ceilings, variant: Variant, round_: int
+) -> None:
+    # Floors mean something in full size only; the rest is quicker on the small sibling.
+    definition = FULL if caught_by(variant) == "latency_floor" else SMALL
+    by_its_check(plan_for(root / str(round_), definition), variant, ceilings)
+
+
+@each_round
+@each([v for v in VARIANTS if caught_by(v) is None])
+def test_honest_solution_is_not_flagged(
+    root: Path, ceilings: Ceilings, variant: Variant, round_: int
+) -> None:
+    found = judge(plan_for(root / str(round_), SMALL), variant, ceilings=ceilings)
+    assert not found.failed, found.failed
+    assert sum(c.outcome == "passed" for c in found.checks) >= 27

@@ -1,0 +1,124 @@
+"""Solutions that take their process down, or try to take the harness with them: a verdict each, and nothing is left behind."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.record import RunRecord, Status, load_record
+from tests.harness.folders import harness, write_solution
+
+PRELUDE = "import os, signal, subprocess, sys, time\nfrom tests.cheats.honest import moe\n"
+FAULTS = {
+    "hangs": ("time.sleep(600)", "no answer within 8 s"),
+    "dies": ("os.kill(os.getpid(), signal.SIGSEGV)", "killed by signal 11"),
+    "exits": ("os._exit(0)", "exited with 0 in the middle"),
+    "floods": ("[print('x' * 100000) for _ in range(300)]", None),
+    "hoards": ("bytearray(1 << 50)", "MemoryError"),
+    "raises": ("raise ValueError('no luck')", "ValueError: no luck"),
+    "forks": (
+        "MARK.exists() or (MARK.touch(), subprocess.Popen(['sleep', '601'], start_new_session=True))",
+        "alive",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, str, int]:
+    root = tmp_path_factory.mktemp("faults")
+    for name, (line, _) in FAULTS.items():
+        mark = f"from pathlib import Path\nMARK = Path({str(root / 'forked')!r})\n"
+        code = f"{PRELUDE}{mark}\ndef run(*inputs):\n    {line}\n    return moe(*inputs)\n"
+        write_solution(root / "solutions", name, code)
+    configs = root / "configs"
+    configs.mkdir()
+    profile = (Path(__file__).parents[3] / "configs" / "quick.yaml").read_text()
+    (configs / "short.yaml").write_text(profile.replace("timeout: 120", "timeout: 8"))
+    done = harness(
+        *("bench", *FAULTS, "--backend", "cpu", "--run", "r", "--profile", "short"),
+        *("--workloads", "one-token", "--solutions-dir", root / "solutions"),
+        *("--results-dir", root / "results", "--configs-dir", configs),
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    folder = root / "results" / "r"
+    return load_record(folder), (folder / "comparison.md").read_text(), done.returncode
+
+
+def test_exit_code_says_that_integrity_failed(outcome: tuple[RunRecord, str, int]) -> None:
+    assert outcome[2] == 4
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_verdict_and_cell(outcome: tuple[RunRecord, str, int], name: str) -> None:
+    record, report, _ = outcome
+    reason = FAULTS[name][1]
+    assert record.verification is not None
+    verdict = record.verification.of(f"{name}_full_name")
+    assert verdict is not None and verdict.source_hash
+    cell = record.cell(f"{name}_full_name", "one-token")
+    if reason is None:
+        assert not verdict.failed and cell.status is Status.PASSED, verdict.failed
+        return
+    assert reason in verdict.failed[0].detail, verdict.failed
+    assert cell.status is Status.VERIFY_FAILED and reason in (cell.reason or "")
+    assert cell.speedup is None and f"VERIFY_FAILED ({verdict.failed[0].name})" in report
+    if name in ("hangs", "dies", "exits"):
+        assert {c.outcome for c in verdict.checks[1:]} == {"not_run"}
+
+
+def test_nothing_is_left_running_or_lying_about(outcome: tuple[RunRecord, str, int]) -> None:
+    time.sleep(0.2)
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            assert b"601" not in entry.read_bytes().split(b"\0"), entry
+        except OSError:
+            continue
+    mine = [p for p in Path("/dev/shm").glob("moe-verify-*") if not _alive(p.name.split("-")[2])]
+    assert not mine
+
+
+def _alive(pid: str) -> bool:
+    return os.path.exists(f"/proc/{pid}")
+
+
+def test_bench_without_verification_says_unverified(tmp_path: Path) -> None:
+    write_solution(tmp_path / "solutions", "good")
+    where = ("--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results")
+    options = ("--backend", "cpu", "--run", "r", "--profile", "quick", "--workloads", "one-token")
+    assert harness("bench", "good", "--no-verify", *options, *where).returncode == 0
+    report = (tmp_path / "results" / "r" / "comparison.md").read_text()
+    assert "**Verification:** unverified" in report and "## Verification" not in report
+    path = tmp_path / "results" / "r" / "run.json"
+    data = json.loads(path.read_text())
+    del data["verification"], data["resumptions"]  # as records were before verification existed
+    path.write_text(json.dumps(data))
+    assert harness("report", tmp_path / "results" / "r").returncode == 0
+    old = (tmp_path / "results" / "r" / "comparison.md").read_text()
+    assert "erification" not in old
+
+
+def test_a_tolerance_that_means_nothing_stops_the_run(tmp_path: Path) -> None:
+    write_solution(tmp_path / "solutions", "good")
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    profile = (Path(__file__).parents[3] / "configs" / "quick.yaml").read_text()
+    (configs / "loose.yaml").write_text(profile.replace("rtol: 0.2", "rtol: 1.0"))
+    for command in ("bench", "verify"):
+        done = harness(
+            *(command, "good", "--backend", "cpu", "--run", "r", "--profile", "loose"),
+            *("--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results"),
+            *("--configs-dir", configs),
+        )
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+        assert "loose.yaml" in done.stderr and "an output of zeros would pass" in done.stderr
+        assert not (tmp_path / "results" / "r").exists()
+
+
+def test_bad_names_of_checks_and_tools(tmp_path: Path) -> None:
+    where = ("--results-dir", tmp_path, "--backend", "cpu")
+    done = harness("verify", "sglang_v2", "--checks", "many_cals", *where)
+    assert done.returncode == 2 and "many_cals" in done.stderr and "many_calls" in done.stderr
+    done = harness("verify", "sglang_v2", "--sanitizer", "memchek", *where)
+    assert done.returncode == 2 and "memchek" in done.stderr and "racecheck" in done.stderr
