@@ -48,36 +48,46 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-GPU_HELP = "Which GPU, from 0, as nvidia-smi counts; among those of CUDA_VISIBLE_DEVICES if that is set [0]."
+
+Solutions = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Folders, labels or names, or 'all'. Default: the four documented ones.",
+        autocompletion=completion.solution_names,
+    ),
+]
+ProfileName = Annotated[
+    str, typer.Option(help="A file of configs/, without .yaml.", autocompletion=completion.profiles)
+]
+GpuIndex = Annotated[
+    int | None,
+    typer.Option(
+        help="Which GPU, from 0, as nvidia-smi counts; among those of CUDA_VISIBLE_DEVICES if that is set [0]."
+    ),
+]
+RunName = Annotated[str | None, typer.Option(help="Name of the run's folder under results/.")]
+Backend = Annotated[
+    Literal["auto", "gpu", "cpu"], typer.Option(help="auto: the GPU if there is one.")
+]
+Wait = Annotated[
+    bool, typer.Option(help="Wait while another run uses the GPU, instead of refusing.")
+]
 
 
 @app.command()
 def bench(
-    solutions: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Folders, labels or names, or 'all'. Default: the four documented ones.",
-            autocompletion=completion.solution_names,
-        ),
-    ] = None,
-    profile: Annotated[
-        str,
-        typer.Option(help="A file of configs/, without .yaml.", autocompletion=completion.profiles),
-    ] = "seed",
+    solutions: Solutions = None,
+    profile: ProfileName = "seed",
     workloads: Annotated[
         str | None,
         typer.Option(help="Ids, beginnings of ids, or T=57, T=1-80; separated by spaces."),
     ] = None,
-    gpu: Annotated[int | None, typer.Option(help=GPU_HELP)] = None,
-    run: Annotated[
-        str | None, typer.Option(help="Name of the run's folder under results/.")
-    ] = None,
+    gpu: GpuIndex = None,
+    run: RunName = None,
     suite: Annotated[
         str, typer.Option(help="Synthetic suite: published, uniform, sweep or skewed.")
     ] = "published",
-    backend: Annotated[
-        Literal["auto", "gpu", "cpu"], typer.Option(help="auto: the GPU if there is one.")
-    ] = "auto",
+    backend: Backend = "auto",
     definition: Annotated[
         str | None,
         typer.Option(help="A folder of definitions/. Default: full size on a GPU, else small."),
@@ -99,9 +109,7 @@ def bench(
             autocompletion=completion.runs,
         ),
     ] = None,
-    wait: Annotated[
-        bool, typer.Option(help="Wait while another run uses the GPU, instead of refusing.")
-    ] = True,
+    wait: Wait = True,
     solutions_dir: SolutionsDir = None,
     results_dir: ResultsDir = None,
     configs_dir: ConfigsDir = None,
@@ -151,28 +159,15 @@ def bench(
 
 @app.command("verify")
 def verify_command(
-    solutions: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Folders, labels or names, or 'all'. Default: the four documented ones.",
-            autocompletion=completion.solution_names,
-        ),
-    ] = None,
-    profile: Annotated[
-        str,
-        typer.Option(help="A file of configs/, without .yaml.", autocompletion=completion.profiles),
-    ] = "seed",
+    solutions: Solutions = None,
+    profile: ProfileName = "seed",
     workloads: Annotated[
         str | None,
         typer.Option(help="Of the accuracy report: ids, beginnings of ids, or T=57, T=1-80."),
     ] = None,
-    gpu: Annotated[int | None, typer.Option(help=GPU_HELP)] = None,
-    run: Annotated[
-        str | None, typer.Option(help="Name of the run's folder under results/.")
-    ] = None,
-    backend: Annotated[
-        Literal["auto", "gpu", "cpu"], typer.Option(help="auto: the GPU if there is one.")
-    ] = "auto",
+    gpu: GpuIndex = None,
+    run: RunName = None,
+    backend: Backend = "auto",
     checks: Annotated[
         str | None, typer.Option(help="Names of checks, separated by spaces. Default: all.")
     ] = None,
@@ -183,9 +178,7 @@ def verify_command(
     seed: Annotated[
         int | None, typer.Option(help="Of all inputs, to repeat a run. Default: drawn now.")
     ] = None,
-    wait: Annotated[
-        bool, typer.Option(help="Wait while another run uses the GPU, instead of refusing.")
-    ] = True,
+    wait: Wait = True,
     solutions_dir: SolutionsDir = None,
     results_dir: ResultsDir = None,
     configs_dir: ConfigsDir = None,
@@ -234,7 +227,7 @@ def profile(
     workloads: Annotated[
         str, typer.Option(help="As for bench; one per size class by default.")
     ] = "T=1 T=57 T=901 T=14107",
-    gpu: Annotated[int | None, typer.Option(help=GPU_HELP)] = None,
+    gpu: GpuIndex = None,
     run: Annotated[
         str | None, typer.Option(help="Name of the folder under results/ for profile.json.")
     ] = None,
