@@ -151,7 +151,8 @@ def gpu_state(index: int) -> GpuState | None:
         bits = ask("nvmlDeviceGetCurrentClocksThrottleReasons") or 0
         power_mw = ask("nvmlDeviceGetPowerUsage")
         try:
-            others = len(pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
+            running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+            others = sum(process.pid != os.getpid() for process in running)
         except Exception:
             others = None
         return GpuState(

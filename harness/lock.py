@@ -71,8 +71,13 @@ def folder_lock(folder: Path) -> Iterator[None]:
 @contextmanager
 def _open(path: Path) -> Iterator[int]:
     mask = os.umask(0)  # other users must be able to lock it, too
+    flags = os.O_RDWR | os.O_CLOEXEC
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = os.open(
+            path, flags
+        )  # Linux may refuse O_CREAT on another user's file in a shared folder
+    except FileNotFoundError:
+        file = os.open(path, flags | os.O_CREAT, 0o666)
     finally:
         os.umask(mask)
     try:

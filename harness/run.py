@@ -132,6 +132,8 @@ def execute(
         backend = _backend(plan, info, progress, kept)
         for name, reason in plan.skipped.items():
             progress.note(f"{labels[name]}: SKIPPED, {reason}")
+        if plan.gpu:  # before the judge has a context there
+            session.before = gpu_state(plan.gpu.index)
         judge = open_judge(plan, info, progress.note, verify.tools, verify.only)
         # The record comes first, so that whatever happens later can be taken up again.
         save_record(_record(session, backend, partial=True), plan.folder)
@@ -145,7 +147,6 @@ def execute(
                 session.warnings.append(warning)
                 progress.note(warning)
             if plan.gpu:
-                session.before = gpu_state(plan.gpu.index)
                 session.warnings += _gpu_warnings(session.before, "before")
                 if session.ceilings is None:
                     progress.note(f"measuring the ceilings of {plan.gpu.info.name}")

@@ -29,7 +29,8 @@ download "$folder/wheels" \
   pydantic==2.14.3 pydantic-core==2.50.4 annotated-types==0.8.0 typing-extensions==4.16.0 typing-inspection==0.4.5 \
   typer==0.29.2 click==8.5.1 shellingham==1.5.4 annotated-doc==0.0.7 \
   rich==15.0.0 markdown-it-py==4.3.0 mdurl==0.1.2 pygments==2.21.0 \
-  jinja2==3.1.6 markupsafe==3.0.4 pyyaml==6.0.3 safetensors==0.8.0 filelock==4.2.12 nvidia-ml-py==13.615.71
+  jinja2==3.1.6 markupsafe==3.0.4 pyyaml==6.0.3 safetensors==0.8.0 filelock==4.2.12 nvidia-ml-py==13.615.71 \
+  pytest-xdist==3.8.0 execnet==2.1.2
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

@@ -13,7 +13,7 @@ from harness.verify.protocol import Message
 from harness.verify.references import Expected, Reference
 from harness.verify.session import Session
 
-KEPT_WEIGHTS = 6
+KEPT_WEIGHTS = 8
 KEPT_BYTES = 8 << 30  # of expected outputs
 
 

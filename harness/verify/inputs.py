@@ -59,7 +59,11 @@ def make_weights(spec: Weights, sizes: Sizes, device: str) -> Tensors:
         for tensor in tensors.values():
             tensor.view(torch.uint8)[1:] = tensor.view(torch.uint8)[:1]
     for edit in spec.edits:
-        _redraw(tensors[edit.tensor][edit.row][:1], edit)
+        expert = tensors[edit.tensor][edit.row]
+        # A row of scales weighs 128 rows of weights; a single row of weights would be lost in the tolerance.
+        count = len(expert) // 8 if expert.dtype == FP8 else 1
+        start = edit.seed % (len(expert) - count) if count > 1 else 0
+        _redraw(expert[start : start + count], edit)
     return tensors
 
 

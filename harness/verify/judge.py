@@ -103,7 +103,7 @@ class Judge:
         """A few small calls under a tool of compute-sanitizer, which lies at `program`."""
         with self._opened(variant, sanitizer.command(tool, program)) as exam:
             try:
-                self._load(exam)
+                self._load(exam, UNDER_TOOL)
             except _Over as over:
                 return over.result.model_copy(update={"name": sanitizer.check_name(tool)})
             return sanitizer.run(tool, exam)
@@ -160,13 +160,14 @@ class Judge:
             exam.floor_us = self._floors(exam)
         return exam
 
-    def _load(self, exam: Exam) -> None:
+    def _load(self, exam: Exam, times: int = 1) -> None:
+        """Have the solution built; then it has `times` the usual limit."""
         try:
-            exam.session.ask("build", timeout_s=BUILD_S)
+            exam.session.ask("build", timeout_s=times * BUILD_S)
             exam.set_weights(Weights(self.seeds.of("weights")))
         except (Died, Refused) as error:
             raise _Over(CheckResult(name=BUILD, outcome="failed", detail=str(error))) from None
-        exam.session.limit(SOLUTION_S["gpu" if exam.on_gpu else "cpu"])
+        exam.session.limit(times * SOLUTION_S["gpu" if exam.on_gpu else "cpu"])
 
     def _checks(self) -> list[Check]:
         return [
@@ -186,7 +187,7 @@ class Judge:
             return CheckResult(name=check.name, outcome="failed", detail=str(error))
         except NotApplicable as reason:
             return CheckResult(name=check.name, outcome="not_applicable", detail=str(reason))
-        except (Died, torch.OutOfMemoryError) as error:
+        except (Died, RuntimeError) as error:
             result = CheckResult(name=check.name, outcome="failed", detail=_said(error))
             raise _Over(result, late=isinstance(error, OutOfTime)) from None
         return CheckResult(name=check.name, outcome="passed", detail=detail)
@@ -198,7 +199,7 @@ class Judge:
                 continue
             try:
                 found.append(accuracy.measure(exam, self.plan.dataset, workload))
-            except (Failed, Refused, Died, torch.OutOfMemoryError) as error:
+            except (Failed, Refused, Died, RuntimeError) as error:
                 detail = _said(error)
                 checks.append(CheckResult(name="accuracy", outcome="failed", detail=detail))
                 self.say(f"{variant.label}: accuracy FAILED, {detail}")
@@ -256,8 +257,18 @@ class _Over(Exception):
 
 
 def _said(error: Exception) -> str:
-    if isinstance(error, torch.OutOfMemoryError):  # here: the child's own comes as Refused
+    """What happened. A CUDA error is this process's own here, as the child's come as Refused: a solution that fills or breaks
+    the GPU leaves no place for the reference.
+
+    Raises:
+        RuntimeError: `error`, if it is a fault of the harness itself.
+    """
+    if isinstance(error, torch.OutOfMemoryError):
         return "no memory was left on the device for the reference beside the solution's process"
+    if isinstance(error, RuntimeError) and not isinstance(error, (Died, Failed, Refused)):
+        if not isinstance(error, torch.AcceleratorError) and "CU" not in str(error):
+            raise error
+        return f"the reference could not be computed beside the solution's process: {str(error).splitlines()[0]}"
     return str(error)
 
 

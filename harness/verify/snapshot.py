@@ -34,6 +34,8 @@ CLASSES = (
     ("torch.cuda", "Stream"),
 )
 """Classes whose own attributes are watched, base classes included."""
+IMPORTED = {"torch.manual_seed"}
+"""What torch itself replaces when torch._dynamo is imported, as by torch.compile and some libraries."""
 PREFIXES = ("flashinfer_bench", "harness")
 CALLABLES = (
     types.FunctionType,
@@ -49,13 +51,15 @@ CALLABLES = (
 
 
 def take() -> dict[str, str]:
-    """A mark for every watched function by its dotted name: its identity and, of Python functions, its code."""
+    """A mark for every watched function by its dotted name: its identity and, of Python functions, their code and defaults."""
     return {name: _mark(value) for name, value in _watched()}
 
 
 def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:
     """Names that mean something else now; those that came along since are none of them."""
-    return sorted(name for name, mark in before.items() if after.get(name) != mark)
+    return sorted(
+        name for name, mark in before.items() if after.get(name) != mark and name not in IMPORTED
+    )
 
 
 def _watched() -> Iterator[tuple[str, Any]]:
@@ -66,18 +70,19 @@ def _watched() -> Iterator[tuple[str, Any]]:
     for name in modules:
         module = sys.modules[name]
         for attribute, value in list(vars(module).items()):
-            if isinstance(value, CALLABLES):
+            ours = name.split(".")[0] in PREFIXES
+            if isinstance(value, CALLABLES) or (ours and isinstance(value, types.ModuleType)):
                 yield f"{name}.{attribute}", value
-                if (
-                    isinstance(value, type)
-                    and value.__module__ == name
-                    and name.split(".")[0] in PREFIXES
-                ):
+                if ours and isinstance(value, type) and value.__module__ == name:
                     yield from _members(f"{name}.{attribute}", value)
     for name, class_name in CLASSES:
         if name in sys.modules and hasattr(sys.modules[name], class_name):
             cls = getattr(sys.modules[name], class_name)
-            for base in cls.__mro__[:-1]:
+            if not isinstance(cls, type):  # replaced, which its module's own attribute shows
+                continue
+            # Bases first: of two attributes of one name the mark of the nearer class stands, which is what callers get. So
+            # an override that came along counts as a change, too.
+            for base in reversed(cls.__mro__[:-1]):
                 yield from _members(f"{name}.{class_name}", base)
 
 
@@ -88,9 +93,11 @@ def _members(prefix: str, cls: type) -> Iterator[tuple[str, Any]]:
 
 
 def _mark(value: Any) -> str:
-    code = getattr(getattr(value, "__func__", value), "__code__", None)
+    function = getattr(value, "__func__", value)
+    code = getattr(function, "__code__", None)
     if code is None:
         return str(id(value))
     consts = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
     digest = hashlib.sha256(code.co_code + repr(consts).encode()).hexdigest()[:16]
-    return f"{id(value)}:{digest}"
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return f"{id(value)}:{digest}:{list(map(id, defaults))}"

@@ -4,6 +4,7 @@
 """
 
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,19 @@ from tests.cheats.suite import judge_by_its_check as by_its_check
 # Asked of the driver: torch would settle which GPUs this process sees before the judge has chosen one.
 GPUS = visible_gpus()
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not GPUS, reason="needs a GPU")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not GPUS, reason="needs a GPU"),
+    # Two judges on one GPU would see each other's memory and time.
+    pytest.mark.skipif(len(GPUS) < WORKERS, reason="more workers than GPUs"),
+]
 
 
+@cache  # the folder of a run that has begun is taken
 def plan_for(root: Path, definition: str) -> Plan:
-    gpu = WORKER % len(GPUS)
-    request = Request(["all"], backend="gpu", gpu=gpu, run=definition, definition=definition)
+    request = Request(["all"], backend="gpu", gpu=WORKER, run=definition, definition=definition)
     return make_plan(request, Paths(solutions=CHEATS, results=root))
 
 

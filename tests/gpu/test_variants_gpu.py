@@ -17,7 +17,7 @@ from tests import moe_cases
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.skipif(not visible_gpus(), reason="needs a GPU"),
 ]
 HIDDEN, INTER = 7168, 2048
 FP8 = torch.float8_e4m3fn

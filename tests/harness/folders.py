@@ -49,6 +49,8 @@ def stub(behaviour: str) -> str:
 def environment(stub_gpu: bool = False, **extra: str) -> dict[str, str]:
     """Environment for the command line; with `stub_gpu` it sees one GPU and a runner that needs none."""
     path = [str(PROJECT / "tests" / "stub_gpu")] if stub_gpu else []
+    if above := os.environ.get("PYTHONPATH"):  # an offline GPU host has its packages there
+        path.append(above)
     env = {k: v for k, v in os.environ.items() if k not in HIDDEN}
     return {**env, "PYTHONPATH": os.pathsep.join(path), "COLUMNS": "200", **extra}
 

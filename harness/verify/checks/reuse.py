@@ -29,13 +29,14 @@ def small_change(exam: Exam) -> str:
     case = exam.case(tokens, "small", routing="half_local")
     exam.inputs("small", case)
     exam.right("small", "before a small change")
-    for index, name in enumerate(("hidden_states", "hidden_states_scale", "routing_logits")):
-        row = 2 * (
-            exam.seeds.of("row", name) % ((tokens + 1) // 2)
-        )  # the even ones have local experts
-        case = case.edited(name, row, exam.seeds.of("edit", index))
-        exam.inputs("small", case, in_place=True)
-        exam.right("small", f"one row of {name} changed")
+    even = range(0, tokens, 2)  # have local experts
+    halves = [half for half in (even[: len(even) // 2], even[len(even) // 2 :]) if half]
+    for name in ("hidden_states", "hidden_states_scale", "routing_logits"):
+        for index, half in enumerate(halves):  # a sample of the first rows sees the first change
+            row = half[exam.seeds.of("row", name, index) % len(half)]
+            case = case.edited(name, row, exam.seeds.of("edit", name, index))
+            exam.inputs("small", case, in_place=True)
+            exam.right("small", f"one row of {name} changed")
     return "hidden states, scales, logits"
 
 
@@ -56,8 +57,11 @@ def weights_in_place(exam: Exam) -> str:
         exam.weights.edited("gemm2_weights_scale", 5, exam.seeds.of("v")), in_place=True
     )
     exam.right("weights", "one row of W2's scales changed in place")
+    for index, name in enumerate(("gemm1_weights", "gemm2_weights")):
+        exam.set_weights(exam.weights.edited(name, 5, exam.seeds.of("e", index)), in_place=True)
+        exam.right("weights", f"an eighth of one expert's {name} changed in place")
     exam.set_weights(old, in_place=True)
-    return "all weights, then single rows of scales"
+    return "all weights, then single rows of scales and an eighth of one expert"
 
 
 def new_address(exam: Exam) -> str:

@@ -28,7 +28,17 @@ def latency_floor(exam: Exam) -> str:
 
 
 def timers_agree(exam: Exam) -> str:
-    """flashinfer-bench's timer, our events, CUPTI and the parent's clock tell one story."""
+    """flashinfer-bench's timer, our events, CUPTI and the parent's clock tell one story, in one of three attempts."""
+    for attempt in range(3):  # one pause of the host in a mean of thirty calls is no lie
+        try:
+            return _agreement(exam)
+        except Failed:
+            if attempt == 2:
+                raise
+    raise AssertionError
+
+
+def _agreement(exam: Exam) -> str:
     tokens = exam.effort.tokens
     own = _own_timer(exam, tokens)
     theirs = (
@@ -41,7 +51,7 @@ def timers_agree(exam: Exam) -> str:
         )
     clock = _parent_clock(exam)
     # Warm calls may be faster than cold ones; slower is time that the events did not see.
-    if clock > AGREEMENT * max(own, theirs) + 10 * SLACK_US:
+    if clock > AGREEMENT * max(own, theirs) + 3 * SLACK_US:
         raise Failed(
             f"T={tokens}: the parent's clock counts {clock:.1f} us a call, events {own:.1f} us"
         )

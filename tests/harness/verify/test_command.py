@@ -6,7 +6,7 @@ from pathlib import Path
 from harness.paths import PROJECT
 from harness.record import Status, load_record
 from tests.cheats.suite import CHEATS
-from tests.harness.folders import harness
+from tests.harness.folders import harness, write_solution
 
 
 def test_verdicts_and_exit_code(tmp_path: Path) -> None:
@@ -32,6 +32,27 @@ def test_verdicts_and_exit_code(tmp_path: Path) -> None:
     assert "| `offsets` | passed | FAILED |" in report and "seed 7" in report
 
     assert harness("verify", "control_returns", *options[:-1], "s", *where).returncode == 0
+
+
+def test_the_accuracy_report_compares_every_token(tmp_path: Path) -> None:
+    """A solution that leaves out a token at a size that no other check uses keeps a matched ratio above 0.85."""
+    code = """
+from tests.cheats.honest import moe
+def run(*inputs):
+    output = moe(*inputs)
+    if len(output) == 19:
+        output[9] = 0
+    return output
+"""
+    write_solution(tmp_path / "solutions", "drops", code)
+    done = harness(
+        *("verify", "drops", "--backend", "cpu", "--workloads", "all-local", "--run", "r"),
+        *("--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results"),
+    )
+    assert done.returncode == 4, done.stdout + done.stderr
+    info = load_record(tmp_path / "results" / "r").verification
+    assert info is not None
+    assert [check.name for check in info.solutions[0].failed] == ["accuracy"], info.solutions[0]
 
 
 def test_makefile_hands_every_variable_over() -> None:
