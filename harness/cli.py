@@ -21,7 +21,7 @@ from harness.errors import ExitCode, HarnessError
 from harness.lock import folder_lock, gpu_lock
 from harness.manifest import discover, select
 from harness.paths import shown
-from harness.plan import DEFAULT_SOLUTIONS, Plan, Request, make_plan, open_dataset
+from harness.plan import DEFAULT_SOLUTIONS, Plan, Request, make_plan, open_dataset, renamed
 from harness.record import RunRecord
 from harness.resume import Kept, resume_plan
 from harness.run import Verify, command_line, execute
@@ -149,11 +149,13 @@ def bench(
         # Not on a GPU: no run there has shown yet that honest solutions pass (docs/trust.md).
         verify = plan.gpu is None
     form = Verify(kept.verification().form if kept else "short" if verify else "none")
-    record, code = _run(plan, form, wait, kept)
+    record, code = _run(plan, request, form, wait, kept)
     console.print(summary_table(record))
     if record.backend == "cpu":
         console.print("CPU backend: correctness only, no speed was measured.", highlight=False)
-    console.print(f"Report: {shown(plan.folder / 'comparison.md')}", highlight=False)
+    console.print(
+        f"Report: {shown(plan.paths.results / record.run_id / 'comparison.md')}", highlight=False
+    )
     raise typer.Exit(code)
 
 
@@ -203,9 +205,11 @@ def verify_command(
     )
     plan = make_plan(request, paths_of(solutions_dir, results_dir, configs_dir))
     what = Verify("full", tools, tuple((checks or "").split()), seed)
-    record, code = _run(plan, what, wait)
+    record, code = _run(plan, request, what, wait)
     console.print(verdict_table(record))
-    console.print(f"Report: {shown(plan.folder / 'comparison.md')}", highlight=False)
+    console.print(
+        f"Report: {shown(plan.paths.results / record.run_id / 'comparison.md')}", highlight=False
+    )
     raise typer.Exit(code)
 
 
@@ -315,15 +319,17 @@ def doctor(
 
 
 def _run(
-    plan: Plan, verify: Verify, wait: bool, kept: Kept | None = None
+    plan: Plan, request: Request, verify: Verify, wait: bool, kept: Kept | None = None
 ) -> tuple[RunRecord, ExitCode]:
     """Execute a plan while no other run has its GPU or its folder."""
     # A job scheduler's stop and a lost terminal keep the finished cells too; nohup stays in force.
     for sig in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(sig) is signal.SIG_DFL:
             signal.signal(sig, _interrupt)
-    with gpu_lock(plan.gpu, plan.run_id, wait, _say), folder_lock(plan.folder):
-        return execute(plan, command_line(), console, verify, kept)
+    with gpu_lock(plan.gpu, plan.run_id, wait, _say):
+        plan = plan if kept else renamed(plan, request)
+        with folder_lock(plan.folder):
+            return execute(plan, command_line(), console, verify, kept)
 
 
 def _say(text: str) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ from harness.errors import HarnessError
 from harness.manifest import COMPILED_LANGUAGES, Variant, discover, select
 from harness.paths import Paths
 from harness.profile import Profile, load_profile
-from harness.record import WorkloadInfo
+from harness.record import Cell, WorkloadInfo
 
 DEFAULT_SOLUTIONS = ("sglang_v1", "sglang_v2", "triton_v1", "triton_v2")
 EMULATED = ("sgl_kernel",)
@@ -61,8 +61,8 @@ class Plan:
     paths: Paths
     repeats: int = 1
     """How often everything is measured."""
-    refused: dict[str, str] = field(default_factory=dict)
-    """Solutions that failed verification, by name, with the reason; filled while the run goes on."""
+    refused: dict[str, Cell] = field(default_factory=dict)
+    """Solutions that failed verification, by name, each with its cell of any workload; filled while the run goes on."""
 
     @property
     def runnable(self) -> list[Variant]:
@@ -78,6 +78,15 @@ class Plan:
     def scratch(self) -> Path:
         """Staged roots and logs; never committed."""
         return self.folder / "scratch"
+
+
+def renamed(plan: Plan, request: Request) -> Plan:
+    """The plan with its name looked at again: another run may have taken it since, while this one waited.
+
+    Raises:
+        HarnessError: the user's own name is taken.
+    """
+    return replace(plan, run_id=_choose_run_id(request, plan.gpu, plan.paths.results))
 
 
 def make_plan(request: Request, paths: Paths) -> Plan:

@@ -16,9 +16,9 @@ class Profile(BaseModel):
 
     summary: str
     """One line: what the profile is for."""
-    rtol: float = Field(gt=0)
+    rtol: float = Field(gt=0, allow_inf_nan=False)
     """An element fails when its relative error exceeds this and its absolute error exceeds `atol`."""
-    atol: float = Field(gt=0)
+    atol: float = Field(gt=0, allow_inf_nan=False)
     """See `rtol`."""
     required_matched_ratio: float = Field(gt=0, le=1)
     """Share of elements that must not fail."""

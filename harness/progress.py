@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from harness.record import Cell, Status
+from harness.report.numbers import matched
 
 
 class Progress:
@@ -50,7 +51,7 @@ class Progress:
         label = self._labels.get(cell.solution, cell.solution)
         result = cell.status.value if cell.speedup is None else f"{cell.speedup:.2f}x"
         if cell.status is Status.PASSED and cell.speedup is None and cell.matched_ratio is not None:
-            result = f"PASSED, matched ratio {cell.matched_ratio:.4f}"
+            result = f"PASSED, matched ratio {matched(cell.matched_ratio)}"
         self.note(f"[{self._done}/{self._total}] {cell.workload[:16]:16} {label:16} {result}")
         if self._bar:
             self._bar.update(self._task, completed=self._done)

@@ -210,6 +210,10 @@ class CheckResult(_Model):
     the process had ended before."""
     detail: str
     """What was found wrong or, when it passed, what was done, in one line."""
+    status: Status | None = None
+    """How a benchmark would call the fault, where the solution gave no output to judge."""
+    log_tail: str | None = None
+    """The end of what it said, for instance a traceback."""
 
 
 class Accuracy(_Model):

@@ -194,9 +194,11 @@ def _exit_code(record: RunRecord, interrupted: bool) -> ExitCode:
     info = record.verification
     if interrupted:
         return ExitCode.INTERRUPTED
-    if refusals(info) or any(cell.status is Status.VERIFY_FAILED for cell in record.cells):
+    if any(cell.status is Status.VERIFY_FAILED for cell in record.cells):
         return ExitCode.INTEGRITY
     if info and info.form == "full":
+        if refusals(info):
+            return ExitCode.INTEGRITY
         unbuilt = any(verification.unbuilt for verification in info.solutions)
         return ExitCode.OK if info.solutions and not unbuilt else ExitCode.FAILED_CELLS
     return ExitCode.OK if record.all_passed() else ExitCode.FAILED_CELLS

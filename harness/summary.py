@@ -4,6 +4,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.record import RunRecord, Status
+from harness.report.numbers import matched
 from harness.stats import Mean, rounded, solution_stats
 
 
@@ -59,7 +60,7 @@ def _figures(record: RunRecord, solution: str, timed: bool) -> list[str]:
         for c in record.cells
         if c.solution == solution and c.matched_ratio is not None
     ]
-    return [f"{min(ratios):.4f}" if ratios else "-"]
+    return [matched(min(ratios)) if ratios else "-"]
 
 
 def _mean(mean: Mean) -> str:

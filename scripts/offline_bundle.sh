@@ -21,6 +21,10 @@ download() {
     "${platforms[@]}" --dest "$@"
 }
 
+if [ -e "$folder" ] && [ ! -d "$folder/wheels" ] && [ -n "$(ls -A "$folder")" ]; then
+  echo "error: BUNDLE: $folder exists and is no earlier bundle; name another folder" >&2
+  exit 2
+fi
 rm -rf "$folder"
 mkdir -p "$folder/wheels"
 # --no-deps keeps out torch and flashinfer-python (over 1 GB, and not needed to run), so all needs are named.

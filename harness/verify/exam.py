@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from harness.record import Status
 from harness.verify.cases import Case, Seeds, Weights
 from harness.verify.compare import Comparison, Tolerance, compare
 from harness.verify.effort import Effort
@@ -13,12 +14,24 @@ from harness.verify.protocol import Message
 from harness.verify.references import Expected, Reference
 from harness.verify.session import Session
 
+UNFIT = {"shape": Status.INCORRECT_SHAPE, "dtype": Status.INCORRECT_DTYPE}
+"""What an output must be before its values can be judged."""
 KEPT_WEIGHTS = 8
 KEPT_BYTES = 8 << 30  # of expected outputs
 
 
 class Failed(Exception):
-    """A check found a fault; the message says what, in one line."""
+    """A check found a fault; the message says what, in one line.
+
+    Args:
+        status: how a benchmark would call it, where the output is none that could be judged.
+    """
+
+    log_tail = None
+
+    def __init__(self, message: str, status: Status | None = None):
+        super().__init__(message)
+        self.status = status
 
 
 class NotApplicable(Exception):
@@ -118,6 +131,9 @@ class Exam:
         file = self.session.file()
         facts = self.session.ask("call", slot=slot, file=file)
         self.note(facts, slot)
+        for key, status in UNFIT.items():
+            if facts.get(key) != (wanted := self._wanted(slot)[key]):
+                raise Failed(f"the output's {key} is {facts.get(key)}, not {wanted}", status)
         return self.take(file, slot)
 
     def take(self, file: str, slot: str, calls: int = 1) -> torch.Tensor:
@@ -159,14 +175,7 @@ class Exam:
 
     def note(self, facts: Message, slot: str) -> None:
         """Keep what a call on a slot said of its output that no output may be."""
-        wanted = {
-            "type": "torch.Tensor",
-            "shape": [self.slots[slot][0].tokens, self.references.sizes.hidden],
-            "dtype": "torch.bfloat16",
-            "device": self.references.device,
-            "layout": "torch.strided",
-        }
-        for key, value in wanted.items():
+        for key, value in self._wanted(slot).items():
             if facts.get(key) != value:
                 self.violations.append(f"the output's {key} is {facts.get(key)}, not {value}")
         if not facts.get("contiguous"):
@@ -177,6 +186,16 @@ class Exam:
             self.violations.append(f"the output shares memory with {name}")
         if facts.get("threads", 0) > 0:
             self.violations.append(f"{facts['threads']} new threads at return")
+
+    def _wanted(self, slot: str) -> Message:
+        """What an output of a call on the slot says of itself."""
+        return {
+            "type": "torch.Tensor",
+            "shape": [self.slots[slot][0].tokens, self.references.sizes.hidden],
+            "dtype": "torch.bfloat16",
+            "device": self.references.device,
+            "layout": "torch.strided",
+        }
 
 
 def _size(expected: Expected) -> int:

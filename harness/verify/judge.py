@@ -27,7 +27,7 @@ from harness.verify.exam import Exam, Failed, NotApplicable, References
 from harness.verify.inputs import Sizes
 from harness.verify.references import route
 from harness.verify.sanity import check_tolerance
-from harness.verify.session import Died, OutOfTime, Refused, Session
+from harness.verify.session import Died, Fault, OutOfTime, Refused, Session
 
 BUILD_S = 900  # nvcc
 COMMAND_S = 120  # a first call may compile dozens of kernels
@@ -166,7 +166,7 @@ class Judge:
             exam.session.ask("build", timeout_s=times * BUILD_S)
             exam.set_weights(Weights(self.seeds.of("weights")))
         except (Died, Refused) as error:
-            raise _Over(CheckResult(name=BUILD, outcome="failed", detail=str(error))) from None
+            raise _Over(_failure(BUILD, error)) from None
         exam.session.limit(times * SOLUTION_S["gpu" if exam.on_gpu else "cpu"])
 
     def _checks(self) -> list[Check]:
@@ -182,14 +182,13 @@ class Judge:
             return CheckResult(name=check.name, outcome="not_applicable", detail="needs a GPU")
         try:
             detail = check.run(exam)
-        except (Failed, Refused) as error:
+        except Failed as error:
             self.say(f"{variant.label}: {check.name} FAILED, {error}")
-            return CheckResult(name=check.name, outcome="failed", detail=str(error))
+            return _failure(check.name, error)
         except NotApplicable as reason:
             return CheckResult(name=check.name, outcome="not_applicable", detail=str(reason))
-        except (Died, RuntimeError) as error:
-            result = CheckResult(name=check.name, outcome="failed", detail=_said(error))
-            raise _Over(result, late=isinstance(error, OutOfTime)) from None
+        except (Fault, RuntimeError) as error:  # no use in calling it again
+            raise _Over(_failure(check.name, error), late=isinstance(error, OutOfTime)) from None
         return CheckResult(name=check.name, outcome="passed", detail=detail)
 
     def _accuracy(self, exam: Exam, checks: list[CheckResult], variant: Variant) -> list[Accuracy]:
@@ -199,10 +198,9 @@ class Judge:
                 continue
             try:
                 found.append(accuracy.measure(exam, self.plan.dataset, workload))
-            except (Failed, Refused, Died, RuntimeError) as error:
-                detail = _said(error)
-                checks.append(CheckResult(name="accuracy", outcome="failed", detail=detail))
-                self.say(f"{variant.label}: accuracy FAILED, {detail}")
+            except (Failed, Fault, RuntimeError) as error:
+                checks.append(_failure("accuracy", error))
+                self.say(f"{variant.label}: accuracy FAILED, {checks[-1].detail}")
                 break
         return found
 
@@ -256,6 +254,16 @@ class _Over(Exception):
         """The time for all checks was up."""
 
 
+def _failure(check: str, error: Exception) -> CheckResult:
+    return CheckResult(
+        name=check,
+        outcome="failed",
+        detail=_said(error),
+        status=getattr(error, "status", None),
+        log_tail=getattr(error, "log_tail", None),
+    )
+
+
 def _said(error: Exception) -> str:
     """What happened. A CUDA error is this process's own here, as the child's come as Refused: a solution that fills or breaks
     the GPU leaves no place for the reference.
@@ -265,7 +273,7 @@ def _said(error: Exception) -> str:
     """
     if isinstance(error, torch.OutOfMemoryError):
         return "no memory was left on the device for the reference beside the solution's process"
-    if isinstance(error, RuntimeError) and not isinstance(error, (Died, Failed, Refused)):
+    if isinstance(error, RuntimeError) and not isinstance(error, (Failed, Fault)):
         if not isinstance(error, torch.AcceleratorError) and "CU" not in str(error):
             raise error
         return f"the reference could not be computed beside the solution's process: {str(error).splitlines()[0]}"

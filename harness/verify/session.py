@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from harness.cells import anonymous
+from harness.cells import anonymous, tail
 from harness.paths import PROJECT
 from harness.process import Background
+from harness.record import Status
 from harness.verify.cases import Case, Weights, to_json
 from harness.verify.protocol import OUTPUTS, Gone, Message, ParentEnd
 
@@ -23,7 +24,21 @@ PREFIX = "moe-verify-"
 ROOM_BYTES = 1 << 30
 
 
-class Died(Exception):
+class Fault(Exception):
+    """The solution gave no output; the message says why, in one line.
+
+    Args:
+        log: what it said.
+        status: how a benchmark would call it.
+    """
+
+    def __init__(self, message: str, log: str = "", status: Status = Status.RUNTIME_ERROR):
+        super().__init__(message)
+        self.log_tail = tail(log) or None
+        self.status = status
+
+
+class Died(Fault):
     """The child ended, or did not answer in time and was ended; the message says which."""
 
 
@@ -31,7 +46,7 @@ class OutOfTime(Died):
     """All commands together took too long, so the child was not waited for any more."""
 
 
-class Refused(Exception):
+class Refused(Fault):
     """The solution raised an exception; the message is its last line."""
 
 
@@ -105,11 +120,12 @@ class Session:
         try:
             answer = self._end.ask(message, min(limit, left), self._alive)
         except Gone:
-            raise Died(self._death()) from None
+            raise Died(self._death(), self.tail()) from None
         except TimeoutError:
             if left < limit:
-                raise OutOfTime("the time for all of its checks is up") from None
-            raise Died(f"no answer within {limit:.0f} s") from None
+                why = "the time for all of its checks is up"
+                raise OutOfTime(why, self.tail(), Status.TIMEOUT) from None
+            raise Died(f"no answer within {limit:.0f} s", self.tail(), Status.TIMEOUT) from None
         except ValueError as error:
             raise Died(f"its process answered with what is no answer ({error})") from None
         if "cannot_write" in answer:
@@ -117,9 +133,9 @@ class Session:
             raise OSError(number, os.strerror(number), str(self._folder))
         if "error" in answer:
             why = _last_line(str(answer["error"]))
-            raise (
-                Died(f"{why} (the GPU takes no more calls)") if answer.get("over") else Refused(why)
-            )
+            if answer.get("over"):
+                raise Died(f"{why} (the GPU takes no more calls)", self.tail())
+            raise Refused(why, self.tail())  # the child has printed the traceback
         return answer
 
     def limit(self, seconds: float) -> None:

@@ -15,6 +15,7 @@ from harness.record import (
     VerificationInfo,
     WorkloadInfo,
 )
+from harness.report.numbers import matched
 from harness.roofline import floor_of
 
 if TYPE_CHECKING:
@@ -85,33 +86,41 @@ class VerifiedOnly:
         return []
 
 
-def refusals(info: VerificationInfo | None) -> dict[str, str]:
-    """Why a solution gets no speed, by name. One that cannot be built is left to say so itself."""
-    found = {}
-    for verification in info.solutions if info else []:
-        if verification.failed and not verification.unbuilt:
-            found[verification.solution] = reason(verification)
-    return found
+def refusals(info: VerificationInfo | None) -> dict[str, Cell]:
+    """Of each solution that gets no speed, its cell of any workload. One that cannot be built is left to say so itself."""
+    return {
+        verification.solution: _refusal(verification)
+        for verification in (info.solutions if info else [])
+        if verification.failed and not verification.unbuilt
+    }
 
 
-def reason(verification: Verification) -> str:
-    """The first fault, and how many more there are."""
+def _refusal(verification: Verification) -> Cell:
+    """The first fault, and which others there are. Without an output there was nothing to verify: the cell says what
+    happened, as it would without verification."""
     first, *more = verification.failed
-    others = f" (also: {', '.join(check.name for check in more)})" if more else ""
-    return f"failed verification: {first.name}: {first.detail}{others}"
+    also = ", ".join(check.name for check in more)
+    if first.status:
+        reason = f"{first.detail} (in the check {first.name}{'; also: ' + also if also else ''})"
+    else:
+        reason = f"failed verification: {first.name}: {first.detail}" + (
+            f" (also: {also})" if also else ""
+        )
+    return Cell(
+        solution=verification.solution,
+        workload="",
+        status=first.status or Status.VERIFY_FAILED,
+        reason=reason,
+        log_tail=first.log_tail,
+        origin="harness",
+    )
 
 
-def refused_cells(reasons: dict[str, str], workloads: list[WorkloadInfo]) -> list[Cell]:
+def refused_cells(refused: dict[str, Cell], workloads: list[WorkloadInfo]) -> list[Cell]:
     """The cells of solutions that failed."""
     return [
-        Cell(
-            solution=name,
-            workload=workload.id,
-            status=Status.VERIFY_FAILED,
-            reason=why,
-            origin="harness",
-        )
-        for name, why in reasons.items()
+        cell.model_copy(update={"workload": workload.id})
+        for cell in refused.values()
         for workload in workloads
     ]
 
@@ -170,7 +179,7 @@ def accuracy_cells(plan: Plan, info: VerificationInfo) -> list[Cell]:
             elif entry is not None:
                 ok = entry.matched_ratio >= p.required_matched_ratio
                 cell.status = Status.PASSED if ok else Status.INCORRECT_NUMERICAL
-                cell.reason = None if ok else f"matched ratio {entry.matched_ratio:.4f}"
+                cell.reason = None if ok else f"matched ratio {matched(entry.matched_ratio)}"
                 cell.matched_ratio = entry.matched_ratio
                 cell.max_abs_error, cell.max_rel_error = entry.max_abs_error, entry.max_rel_error
             cells.append(cell)

@@ -62,6 +62,20 @@ def test_the_second_run_waits_and_says_so(busy: subprocess.Popen[str], tmp_path:
     )
 
 
+def test_two_that_waited_do_not_share_a_folder(busy: subprocess.Popen[str], tmp_path: Path) -> None:
+    """Both found the name free; when the second one's turn comes, it is taken."""
+    command = [sys.executable, "-m", "harness", "bench", "quick", "--run", "same", "--workloads"]
+    command += ["T=1", *where(tmp_path)]
+    env = environment(stub_gpu=True, TMPDIR=str(tmp_path))
+    both = [
+        subprocess.Popen(command, cwd=PROJECT, env=env, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], said
+    assert any("same exists" in text for text in said)
+
+
 def test_or_refuses(busy: subprocess.Popen[str], tmp_path: Path) -> None:
     done = harness(
         *("bench", "quick", "--no-wait", "--run", "second", "--workloads", "T=1", *where(tmp_path)),

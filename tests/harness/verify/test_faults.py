@@ -12,15 +12,19 @@ from tests.harness.folders import harness, write_solution
 
 PRELUDE = "import os, signal, subprocess, sys, time\nfrom tests.cheats.honest import moe\n"
 FAULTS = {
-    "hangs": ("time.sleep(600)", "no answer within 8 s"),
-    "dies": ("os.kill(os.getpid(), signal.SIGSEGV)", "killed by signal 11"),
-    "exits": ("os._exit(0)", "exited with 0 in the middle"),
-    "floods": ("[print('x' * 100000) for _ in range(300)]", None),
-    "hoards": ("bytearray(1 << 50)", "MemoryError"),
-    "raises": ("raise ValueError('no luck')", "ValueError: no luck"),
+    "hangs": ("time.sleep(600)", "no answer within 8 s", Status.TIMEOUT),
+    "dies": ("os.kill(os.getpid(), signal.SIGSEGV)", "killed by signal 11", Status.RUNTIME_ERROR),
+    "exits": ("os._exit(0)", "exited with 0 in the middle", Status.RUNTIME_ERROR),
+    "floods": ("[print('x' * 100000) for _ in range(300)]", None, Status.PASSED),
+    "hoards": ("bytearray(1 << 50)", "MemoryError", Status.RUNTIME_ERROR),
+    "raises": ("raise ValueError('no luck')", "ValueError: no luck", Status.RUNTIME_ERROR),
+    "shapes": ("return moe(*inputs)[:, :-1]", "shape is", Status.INCORRECT_SHAPE),
+    "types": ("return moe(*inputs).half()", "dtype is torch.float16", Status.INCORRECT_DTYPE),
+    "zeros": ("return 0 * moe(*inputs)", "fresh_inputs", Status.VERIFY_FAILED),
     "forks": (
         "MARK.exists() or (MARK.touch(), subprocess.Popen(['sleep', '601'], start_new_session=True))",
         "alive",
+        Status.VERIFY_FAILED,
     ),
 }
 
@@ -28,7 +32,7 @@ FAULTS = {
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, str, int]:
     root = tmp_path_factory.mktemp("faults")
-    for name, (line, _) in FAULTS.items():
+    for name, (line, _, _) in FAULTS.items():
         mark = f"from pathlib import Path\nMARK = Path({str(root / 'forked')!r})\n"
         code = f"{PRELUDE}{mark}\ndef run(*inputs):\n    {line}\n    return moe(*inputs)\n"
         write_solution(root / "solutions", name, code)
@@ -53,19 +57,23 @@ def test_exit_code_says_that_integrity_failed(outcome: tuple[RunRecord, str, int
 @pytest.mark.parametrize("name", FAULTS)
 def test_verdict_and_cell(outcome: tuple[RunRecord, str, int], name: str) -> None:
     record, report, _ = outcome
-    reason = FAULTS[name][1]
+    _, reason, status = FAULTS[name]
     assert record.verification is not None
     verdict = record.verification.of(f"{name}_full_name")
     assert verdict is not None and verdict.source_hash
     cell = record.cell(f"{name}_full_name", "one-token")
+    assert cell.status is status and cell.speedup is None
     if reason is None:
-        assert not verdict.failed and cell.status is Status.PASSED, verdict.failed
+        assert not verdict.failed, verdict.failed
         return
-    assert reason in verdict.failed[0].detail, verdict.failed
-    assert cell.status is Status.VERIFY_FAILED and reason in (cell.reason or "")
-    assert cell.speedup is None and f"VERIFY_FAILED ({verdict.failed[0].name})" in report
-    if name in ("hangs", "dies", "exits"):
-        assert {c.outcome for c in verdict.checks[1:]} == {"not_run"}
+    assert reason in (cell.reason or "") and reason.split()[0] in report
+    if status is Status.VERIFY_FAILED:
+        assert f"VERIFY_FAILED ({verdict.failed[0].name})" in report
+    if status in (Status.RUNTIME_ERROR, Status.TIMEOUT):
+        assert {c.outcome for c in verdict.checks[1:]} == {"not_run"}, "once is enough"
+    if name == "raises":
+        for text in (cell.log_tail or "", report):
+            assert "in run" in text and "raise ValueError('no luck')" in text
 
 
 def test_nothing_is_left_running_or_lying_about(outcome: tuple[RunRecord, str, int]) -> None:
