@@ -132,7 +132,7 @@ def bench(
     )
     kept = None
     if resume:
-        if replace(request, solutions=[]) != Request([]) or solutions:
+        if replace(request, solutions=[]) != Request([]) or solutions or verify is not None:
             raise HarnessError(
                 "RESUME: takes solutions, profile and workloads from the record; leave the other options out"
             )

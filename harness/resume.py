@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.environment import versions, visible_gpus
 from harness.errors import HarnessError
 from harness.paths import Paths, shown
 from harness.plan import Plan, Request, make_plan
@@ -65,7 +66,7 @@ def resume_plan(run: str, paths: Paths) -> tuple[Plan, Kept]:
         solutions=[solution.name for solution in record.solutions],
         profile=record.profile_name,
         workloads=[workload.id for workload in record.workloads],
-        gpu=gpu.index if gpu else None,
+        gpu=_position(gpu.uuid) if gpu else None,
         run=name,
         suite=record.dataset.suite,
         backend=record.backend,
@@ -76,6 +77,12 @@ def resume_plan(run: str, paths: Paths) -> tuple[Plan, Kept]:
     plan = make_plan(request, paths)
     _check_surroundings(record, plan, paths)
     return plan, keep(record, plan)
+
+
+def _position(uuid: str | None) -> int:
+    """Where the run's GPU stands among those that are visible now; that it is another one is found later."""
+    found = [number for number, gpu in enumerate(visible_gpus()) if gpu.info.uuid == uuid]
+    return found[0] if found else 0
 
 
 def keep(record: RunRecord, plan: Plan) -> Kept:
@@ -132,8 +139,6 @@ def _read_traces(
 
 
 def _check_surroundings(record: RunRecord, plan: Plan, paths: Paths) -> None:
-    from harness.environment import versions
-
     here = plan.gpu.info.uuid if plan.gpu else None
     gpu = record.environment.gpu
     pairs = {

@@ -288,10 +288,8 @@ class Child:
                 with profile(use_cpu=False, use_device="cuda", use_kineto=True) as recorded:
                     self._raw(args)
                     self._sync()
-            except (
-                RuntimeError,
-                AssertionError,
-            ):  # CUPTI is absent, in use elsewhere or not permitted here
+            except (RuntimeError, AssertionError):
+                # CUPTI is absent, in use elsewhere or not permitted here.
                 return {"us": []}
             ranges = [
                 (event.time_range.start, event.time_range.end)

@@ -27,8 +27,6 @@ class Failed(Exception):
         status: how a benchmark would call it, where the output is none that could be judged.
     """
 
-    log_tail = None
-
     def __init__(self, message: str, status: Status | None = None):
         super().__init__(message)
         self.status = status

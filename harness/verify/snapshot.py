@@ -69,8 +69,8 @@ def _watched() -> Iterator[tuple[str, Any]]:
     ]
     for name in modules:
         module = sys.modules[name]
+        ours = name.split(".")[0] in PREFIXES
         for attribute, value in list(vars(module).items()):
-            ours = name.split(".")[0] in PREFIXES
             if isinstance(value, CALLABLES) or (ours and isinstance(value, types.ModuleType)):
                 yield f"{name}.{attribute}", value
                 if ours and isinstance(value, type) and value.__module__ == name:

@@ -221,16 +221,23 @@ def test_resume_refuses_a_damaged_record_and_other_options(tmp_path: Path) -> No
     assert done.returncode == 2 and "run.json" in done.stderr and "damaged" in done.stderr
     done = harness("bench", "--resume", "none", *where)
     assert done.returncode == 2 and "no such record" in done.stderr
-    done = harness("bench", "triton_v1", "--resume", "r", *where)
-    assert done.returncode == 2 and "leave the other options out" in done.stderr
+    for other in ("triton_v1", "--verify", "--no-verify"):
+        done = harness("bench", other, "--resume", "r", *where)
+        assert done.returncode == 2 and "leave the other options out" in done.stderr
 
 
 def test_gpu_run_resumes_whole_calls_and_drops_damaged_traces(tmp_path: Path) -> None:
-    """flashinfer-bench runs again for what lacks, each solution on its own workloads; damaged traces are told."""
+    """flashinfer-bench runs again for what lacks, each solution on its own workloads; damaged traces are told.
+
+    The GPU is the second of two and the only visible one, as under a job scheduler.
+    """
+    second = {"STUB_GPUS": "2", "CUDA_VISIBLE_DEVICES": "1"}
     for folder in ("a", "b"):
         write_solution(tmp_path / "solutions", folder, stub("passed 2.0"))
     where = ("--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results")
-    done = harness("bench", "a", "b", "--run", "r", "--workloads", "T=1-15", *where, stub_gpu=True)
+    done = harness(
+        "bench", "a", "b", "--run", "r", "--workloads", "T=1-15", *where, stub_gpu=True, **second
+    )
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "results" / "r"
     data = json.loads((folder / "run.json").read_text())
@@ -240,7 +247,7 @@ def test_gpu_run_resumes_whole_calls_and_drops_damaged_traces(tmp_path: Path) ->
     (folder / "run.json").write_text(json.dumps(data))
     traces = (folder / "traces.jsonl").read_text().splitlines()
     (folder / "traces.jsonl").write_text("\n".join([traces[0][:50], *traces[1:]]))
-    done = harness("bench", "--resume", "r", *where, stub_gpu=True)
+    done = harness("bench", "--resume", "r", *where, stub_gpu=True, **second)
     assert done.returncode == 0, done.stderr
     record = load_record(folder)
     assert len(record.cells) == 8 and record.all_passed() and record.cells[0].latency_ms == 4.5

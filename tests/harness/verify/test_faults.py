@@ -76,6 +76,15 @@ def test_verdict_and_cell(outcome: tuple[RunRecord, str, int], name: str) -> Non
             assert "in run" in text and "raise ValueError('no luck')" in text
 
 
+def test_a_solution_that_raises_is_a_failed_cell_and_no_breach(tmp_path: Path) -> None:
+    code = "def run(*inputs):\n    raise ValueError('no luck')\n"
+    write_solution(tmp_path / "solutions", "raises", code)
+    where = ("--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results")
+    for command, expected in (("bench", 1), ("verify", 4)):
+        done = harness(command, "raises", "--backend", "cpu", "--run", command, *where)
+        assert done.returncode == expected, done.stdout + done.stderr
+
+
 def test_nothing_is_left_running_or_lying_about(outcome: tuple[RunRecord, str, int]) -> None:
     time.sleep(0.2)
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
