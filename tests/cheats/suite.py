@@ -44,9 +44,11 @@ def judge(
     variant: Variant,
     only: frozenset[str] = frozenset(),
     ceilings: Ceilings | None = None,
+    seed: int | None = None,
 ) -> Verification:
-    """The full form, or some of its checks, on inputs that no earlier call saw."""
-    made = Judge(plan, "full", secrets.randbits(48), print, only=only, ceilings=ceilings)
+    """The full form, or some of its checks, on inputs that no earlier call saw unless `seed` is given."""
+    seed = secrets.randbits(48) if seed is None else seed
+    made = Judge(plan, "full", seed, print, only=only, ceilings=ceilings)
     try:
         return made.verify(variant)
     finally:

@@ -1,5 +1,6 @@
 """Verification on a GPU: all real solutions pass in full size, and what a solution does to the GPU ends with it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ FAULTS = {
     "spins": "torch.cuda._sleep(1 << 62)",
 }
 WORDS = {
-    "hoards": "memory",
+    "hoards": "(memory|ALLOC)",  # torch's words or those of a library that found none
     "loses_context": "the GPU takes no more calls",
     "spins": "no answer within 30 s",
 }
@@ -73,7 +74,7 @@ def test_faults_on_the_gpu_cost_their_solution_alone(tmp_path: Path) -> None:
     assert info is not None
     for name, words in WORDS.items():
         verdict = info.of(f"{name}_full_name")
-        assert verdict is not None and words in verdict.failed[0].detail, verdict
+        assert verdict is not None and re.search(words, verdict.failed[0].detail), verdict
         assert verdict.seconds < 60
     good = info.of("good_full_name")
     assert good is not None and not good.failed, good

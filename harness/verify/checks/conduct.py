@@ -8,12 +8,12 @@ BUSY_SHARE = 0.5  # processor seconds per second of a child that waits
 def contract(exam: Exam) -> str:
     """Type, shape, dtype, device, storage and aliasing of every output so far, and an output held over another call."""
     tokens = exam.effort.tokens
-    exam.inputs("held", exam.case(tokens, "held"))
+    exam.inputs("held", exam.case(tokens, "held", routing="half_local"))
     file = exam.session.file()
     exam.note(exam.session.ask("call", slot="held", file=file, twice=True), "held")
     exam.require(exam.take(f"{file}-again", "held"), "held", "second output")
     exam.require(exam.take(file, "held"), "held", "first output, read after a second call")
-    exam.inputs("later", exam.case(tokens, "later"))
+    exam.inputs("later", exam.case(tokens, "later", routing="half_local"))
     exam.right("later", "output of other inputs")
     found = [
         violation for violation in dict.fromkeys(exam.violations) if "threads" not in violation

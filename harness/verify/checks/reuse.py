@@ -12,13 +12,15 @@ REPEAT_ERROR = 0.02
 bit (0.004) and flips single FP8 roundings; noise that a tolerance would let pass is far larger."""
 MEMO_RATIO = 0.5  # identical contents may not be this much faster than fresh ones
 MEMO_ROUNDS = 4
+MEMO_TRIES = 3  # a busy host can halve the one time or the other, but not every time
 
 
 def same_address(exam: Exam) -> str:
     """New activations in the same tensors."""
     calls = 3
     for index in range(calls):
-        exam.inputs("same", exam.case(exam.effort.tokens, "same", index), in_place=index > 0)
+        case = exam.case(exam.effort.tokens, "same", index, routing="half_local")
+        exam.inputs("same", case, in_place=index > 0)
         exam.right("same", "new contents at the same addresses")
     return f"{calls} calls"
 
@@ -66,7 +68,7 @@ def weights_in_place(exam: Exam) -> str:
 
 def new_address(exam: Exam) -> str:
     """The same contents elsewhere, while other contents lie at the old addresses."""
-    exam.inputs("move", exam.case(exam.effort.tokens, "move"))
+    exam.inputs("move", exam.case(exam.effort.tokens, "move", routing="half_local"))
     for _ in range(3):  # whoever keeps something by address has it by now
         exam.right("move", "before the move")
     exam.session.ask("move", slot="move", weights_too=False)
@@ -80,7 +82,7 @@ def new_address(exam: Exam) -> str:
 
 def inputs_unchanged(exam: Exam) -> str:
     """Inputs are the same after the call, and a second call on them is right, too."""
-    case = exam.case(exam.effort.tokens, "unchanged")
+    case = exam.case(exam.effort.tokens, "unchanged", routing="half_local")
     exam.inputs("unchanged", case)
     exam.right("unchanged", "first call")
     file = exam.session.file()
@@ -121,12 +123,10 @@ def memoised(exam: Exam) -> str:
     exam.inputs("memo", exam.case(exam.effort.tokens, "memo", routing="half_local"))
     exam.right("memo", "before the bursts")
     calls = exam.effort.burst
-    times: dict[float, list[float]] = {1.0: [], 1.0009765625: []}
-    for factor in [*times] * MEMO_ROUNDS:
-        start = time.perf_counter()
-        exam.session.ask("burst", slot="memo", calls=calls, factor=factor)
-        times[factor].append(time.perf_counter() - start)
-    same, fresh = (min(found) for found in times.values())
+    for _ in range(MEMO_TRIES):
+        same, fresh = _burst_times(exam, calls)
+        if same >= MEMO_RATIO * fresh:
+            break
     # The bursts changed the weights' scales: bring them back.
     exam.set_weights(exam.weights, in_place=True)
     if same < MEMO_RATIO * fresh:
@@ -135,3 +135,14 @@ def memoised(exam: Exam) -> str:
             "results are kept by contents"
         )
     return f"same contents {same / fresh:.2f} of the time of fresh ones"
+
+
+def _burst_times(exam: Exam, calls: int) -> tuple[float, float]:
+    """Seconds of the shortest of several bursts of calls on slot `memo`: on contents that stay, and on contents that change."""
+    times: dict[float, list[float]] = {1.0: [], 1.0009765625: []}
+    for factor in [*times] * MEMO_ROUNDS:
+        start = time.perf_counter()
+        exam.session.ask("burst", slot="memo", calls=calls, factor=factor)
+        times[factor].append(time.perf_counter() - start)
+    same, fresh = (min(found) for found in times.values())
+    return same, fresh

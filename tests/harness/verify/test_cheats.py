@@ -57,6 +57,13 @@ def test_honest_solution_is_not_flagged(plan: Plan, variant: Variant, round_: in
     assert all(a.matched_seed > 0.999 for a in found.accuracy) and len(found.accuracy) == 2
 
 
+def test_timing_loop_has_work_whatever_the_seed(plan: Plan) -> None:
+    """With seed 27 five tokens of random routing have no local expert at all, so an output of zeros would be right."""
+    [cheat] = [v for v in HERE if v.name == "loop_only"]
+    found = judge(plan, cheat, frozenset(["timing_loop"]), seed=27)
+    assert [c.name for c in found.failed] == ["timing_loop"], found
+
+
 def test_controls_and_gpu_cheats_are_there() -> None:
     """Discovery finds both kinds, so that an empty folder cannot pass for success."""
     assert set(NAMED) <= {v.name for v in VARIANTS if caught_by(v)}
