@@ -226,7 +226,8 @@ def discover(solutions: Path) -> list[Variant]:
             if other is not variant:
                 raise HarnessError(
                     f"{variant.folder / MANIFEST_NAME}: key '{key}': '{name}' is taken by "
-                    f"{other.folder / MANIFEST_NAME}; choose another"
+                    f"{other.folder / MANIFEST_NAME}; of '{variant.folder.name}' and '{other.folder.name}', rename "
+                    "the one that is newer or a copy"
                 )
             if name == ALL:
                 raise HarnessError(

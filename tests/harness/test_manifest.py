@@ -36,7 +36,11 @@ from tests.harness.folders import REFERENCE, write_solution
         ({"name": "--help"}, ["'name'"]),
         ({"author": "../../outside"}, ["'author'"]),
         ({"destination_passing_style": "yes"}, ["'destination_passing_style'"]),
-        ({"requires": {"gpus": 2}}, ["'requires.gpus'", "not known"]),
+        ({"requires": {"gpus": 2}}, ["'requires.gpus'", "not known", "did you mean 'gpu'?"]),
+        (
+            {"requires": {"cuda": 13}},
+            ["'requires.cuda'", "known keys: compute_capabilities, packages, gpu"],
+        ),
     ],
 )
 def test_bad_manifest(tmp_path: Path, changes: dict, words: list[str]) -> None:
@@ -109,10 +113,13 @@ def test_the_entry_point_is_looked_for_in_its_language(
 
 
 def test_duplicate_names(tmp_path: Path) -> None:
+    """The older folder need not come first, so both are named and which to change is said."""
     write_solution(tmp_path, "a", name="same")
     write_solution(tmp_path, "b", name="same")
     with pytest.raises(
-        HarnessError, match=r"b/manifest.yaml: key 'name': 'same' is taken by .*a/man"
+        HarnessError,
+        match=r"b/manifest.yaml: key 'name': 'same' is taken by .*a/manifest.yaml; "
+        "of 'b' and 'a', rename the one that is newer or a copy",
     ):
         discover(tmp_path)
 
