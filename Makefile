@@ -7,7 +7,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
-# Where the environment lives. VENV= (empty) uses PYTHON as it is, for hosts where everything is installed already.
+# Where the environment lives: a new folder, or what this checkout's setup made. VENV= (empty) uses PYTHON as it is, for hosts
+# where everything is installed already.
 VENV ?= .venv
 # The packages to set up for: cpu or gpu. Default: gpu where the driver lists one.
 TARGET ?= $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
@@ -110,16 +111,27 @@ bundle: ## collect what an offline GPU host lacks into BUNDLE=<folder>, default 
 clean: ## remove .venv and build/
 	rm -rf .venv build
 
+# Setting up replaces packages, so it keeps to environments that this checkout made; made-by says so from the first moment
+# of a setup on. One that lies in this folder may be older than that mark, or have moved with the folder.
+.PHONY: own-venv
+own-venv:
+	@[ -z "$$(ls -A $(VENV) 2>/dev/null)" ] || [ "$$(cat $(VENV)/made-by 2>/dev/null)" = "$(CURDIR)" ] \
+	  || { [ -n "$$(ls -d $(VENV)/made-by $(VENV)/ready-* 2>/dev/null)" ] && [ "$$(cd -P $(VENV)/.. && pwd)" = "$(CURDIR)" ]; } \
+	  || { echo "error: VENV: $(VENV) exists and was not made by this checkout's setup, which would change it; name a new" \
+	    "folder; only an empty VENV= uses the current interpreter as it is: VENV= PYTHON=$(VENV)/bin/python" >&2; exit 2; }
+
 # torch goes first and alone, so that only it is looked for in the index of CPU builds; where that index cannot be
 # reached, whatever the default index has is taken.
-$(VENV)/ready-cpu: pyproject.toml
+$(VENV)/ready-cpu: pyproject.toml | own-venv
+	mkdir -p $(VENV) && echo "$(CURDIR)" > $(VENV)/made-by
 	$(PYTHON) -m venv $(VENV)
 	rm -f $(VENV)/ready-*
 	$(RUN_PYTHON) -m pip install -q --retries 0 --no-deps --extra-index-url $(TORCH_CPU_INDEX) torch==2.13.0
 	$(RUN_PYTHON) -m pip install -q -e '.[cpu,dev]'
 	touch $@
 
-$(VENV)/ready-gpu: pyproject.toml
+$(VENV)/ready-gpu: pyproject.toml | own-venv
+	mkdir -p $(VENV) && echo "$(CURDIR)" > $(VENV)/made-by
 	$(PYTHON) -m venv $(VENV)
 	rm -f $(VENV)/ready-*
 	$(RUN_PYTHON) -m pip install -q -e '.[gpu,dev]'

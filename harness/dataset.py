@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,11 @@ def stage(dataset: Dataset, variants: list[Variant], ids: list[str], root: Path)
     (root / "traces").mkdir(parents=True)
     _write_definition_and_workloads(dataset, ids, root, link=True)
     _write_solutions(dataset.definition, variants, root, numbered=True)
-    blob = dataset.root / "blob"
-    if blob.exists():
-        (root / "blob").symlink_to(blob.resolve())
+    # File by file, wherever below its root a dataset keeps them: a linked folder could be written into.
+    for path in _blobs(dataset, ids):
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to((dataset.root / path).resolve())
     return root
 
 
@@ -115,7 +118,7 @@ def write_out(dataset: Dataset, variants: list[Variant], out: Path) -> Path:
     _write_solutions(dataset.definition, variants, out)
     if dataset.info.kind == "synthetic":
         _write_json(out / INFO_NAME, dataset.info.model_dump())
-    for path in _blobs(dataset):
+    for path in _blobs(dataset, dataset.traces):
         target = out / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(dataset.root / path, target)
@@ -210,7 +213,7 @@ def _find_definition(root: Path, definition: Definition) -> Path:
 def _read_workloads(root: Path, definition: Definition) -> dict[str, dict[str, Any]]:
     traces: dict[str, dict[str, Any]] = {}
     for file in sorted((root / "workloads").rglob(f"{definition.name}.jsonl")):
-        for where, trace in read_traces(file, root, definition):
+        for where, trace in read_traces(file, definition):
             uuid = trace["workload"]["uuid"]
             if uuid in traces:
                 raise HarnessError(f"{where}: workload {uuid} is there twice; remove one")
@@ -263,14 +266,14 @@ def _describe(dataset: Dataset) -> list[WorkloadInfo]:
 def _hash(dataset: Dataset) -> str:
     digest = hashlib.sha256(dataset.definition_file.read_bytes())
     digest.update(json.dumps(dataset.traces, sort_keys=True).encode())
-    for path in _blobs(dataset):
+    for path in _blobs(dataset, dataset.traces):
         digest.update((dataset.root / path).read_bytes())
     return digest.hexdigest()
 
 
-def _blobs(dataset: Dataset) -> list[Path]:
-    """Tensor files that the workloads name, relative to the root."""
-    return sorted({path for trace in dataset.traces.values() for path in blobs_of(trace)})
+def _blobs(dataset: Dataset, ids: Iterable[str]) -> list[Path]:
+    """Tensor files that these workloads name, relative to the root."""
+    return sorted({path for uuid in ids for path in blobs_of(dataset.traces[uuid])})
 
 
 def _write_definition_and_workloads(

@@ -1,8 +1,8 @@
 """Solution folders: the manifest's schema, discovery, and selection by any of a solution's names."""
 
-import ast
 import hashlib
 import json
+import posixpath
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness.entry_point import in_cpp, in_python
 from harness.errors import HarnessError
 from harness.record import SolutionInfo
 from harness.yamlfile import load_model
@@ -64,7 +65,7 @@ class Manifest(BaseModel):
     destination_passing_style: bool
     """True: the function gets its output as last argument. False: it returns it."""
     sources: list[str] = Field(min_length=1)
-    """Every file that makes up the solution, relative to the folder."""
+    """Every file that makes up the solution: its plain path below the folder, such as kernels/gemm.cuh."""
     dependencies: list[str] = Field(default_factory=list)
     """Libraries for flashinfer-bench's builder, such as cublas or cutlass."""
     requires: Requires = Field(default_factory=Requires)
@@ -147,18 +148,33 @@ def load_variant(folder: Path) -> Variant:
     """Read and check one solution folder.
 
     Raises:
-        HarnessError: a key is unknown, missing or wrong; a source is absent, empty or outside the folder; the entry
-            point is not there.
+        HarnessError: a key is unknown, missing or wrong; a source is absent, empty, outside the folder or not named by
+            its plain path; the entry point is not there.
     """
     path = folder / MANIFEST_NAME
     manifest = load_model(path, Manifest, what="manifest")
     sources: dict[str, str] = {}
     for name in manifest.sources:
+        _check_source_name(path, name)
         if name in sources:
             raise HarnessError(f"{path}: key 'sources': {name} is listed twice; list it once")
         sources[name] = _read_source(path, name)
     _check_entry_point(path, manifest, sources)
     return Variant(folder=folder, manifest=manifest, sources=sources)
+
+
+def _check_source_name(manifest: Path, name: str) -> None:
+    # FlashInfer-Bench and the exports create files under these very names: one spelling for each, none that leads out.
+    folder = manifest.parent.resolve().as_posix()
+    plain = posixpath.relpath(posixpath.join(folder, name.replace("\\", "/")), folder)
+    if plain.split("/")[0] in (".", ".."):
+        raise HarnessError(
+            f"{manifest}: key 'sources': '{name}' is no file inside {manifest.parent}; copy it in and write its name there"
+        )
+    if plain != name:
+        raise HarnessError(
+            f"{manifest}: key 'sources': '{name}' is no plain path relative to {manifest.parent}; write '{plain}'"
+        )
 
 
 def _read_source(manifest: Path, name: str) -> str:
@@ -187,29 +203,8 @@ def _check_entry_point(path: Path, manifest: Manifest, sources: dict[str, str]) 
         raise HarnessError(
             f"{path}: key 'entry_point': {file} is not among 'sources' ({', '.join(sources)}); add it there"
         )
-    if manifest.language in PYTHON_LANGUAGES:
-        try:
-            tree = ast.parse(sources[file])
-        except SyntaxError:
-            return  # a solution that does not compile is a failed cell with its log, not bad input
-        names = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
-        names |= {
-            alias.asname or alias.name
-            for n in tree.body
-            if isinstance(n, (ast.Import, ast.ImportFrom))
-            for alias in n.names
-        }
-        names |= {
-            t.id
-            for n in tree.body
-            if isinstance(n, ast.Assign)
-            for t in n.targets
-            if isinstance(t, ast.Name)
-        }
-        found = function in names or "*" in names
-    else:
-        found = function in sources[file]
-    if not found:
+    has = in_python if manifest.language in PYTHON_LANGUAGES else in_cpp
+    if not has(sources[file], function):
         raise HarnessError(
             f"{path}: key 'entry_point': {path.parent / file} has no '{function}'; define it or name another"
         )
@@ -231,7 +226,8 @@ def discover(solutions: Path) -> list[Variant]:
             if other is not variant:
                 raise HarnessError(
                     f"{variant.folder / MANIFEST_NAME}: key '{key}': '{name}' is taken by "
-                    f"{other.folder / MANIFEST_NAME}; choose another"
+                    f"{other.folder / MANIFEST_NAME}; of '{variant.folder.name}' and '{other.folder.name}', rename "
+                    "the one that is newer or a copy"
                 )
             if name == ALL:
                 raise HarnessError(

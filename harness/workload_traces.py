@@ -14,10 +14,8 @@ from harness.errors import HarnessError
 from harness.workloads import NUM_EXPERTS
 
 
-def read_traces(
-    file: Path, root: Path, definition: Definition
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The workload traces of one file of the dataset at `root`, each with its place in words.
+def read_traces(file: Path, definition: Definition) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The workload traces of one file of a dataset, each with its place in words.
 
     Raises:
         HarnessError: the file cannot be read, or a line of it is no workload of `definition`.
@@ -29,7 +27,7 @@ def read_traces(
     for number, line in enumerate(lines, start=1):
         if line.strip():
             where = f"{file}: line {number}"
-            yield where, _read_trace(line, root, definition, where)
+            yield where, _read_trace(line, definition, where)
 
 
 def check_format(kind: str, data: Any, where: str) -> None:
@@ -67,7 +65,7 @@ def blobs_of(trace: dict[str, Any]) -> list[Path]:
     return [Path(s["path"]) for s in specs if s.get("type") == "safetensors"]
 
 
-def _read_trace(line: str, root: Path, definition: Definition, where: str) -> dict[str, Any]:
+def _read_trace(line: str, definition: Definition, where: str) -> dict[str, Any]:
     try:
         trace = json.loads(line)
     except ValueError as error:
@@ -80,13 +78,14 @@ def _read_trace(line: str, root: Path, definition: Definition, where: str) -> di
         problem = f"key 'workload.axes': must be seq_len alone, not {', '.join(workload['axes'])}"
     elif absent := [name for name in definition.file.inputs if name not in workload["inputs"]]:
         problem = f"key 'workload.inputs': lacks {', '.join(absent)}"
-    elif outside := [p for p in blobs_of(trace) if not _is_inside(root / p, root)]:
-        problem = f"key 'workload.inputs': {outside[0]} lies outside the dataset"
+    elif wrong := [p for p in blobs_of(trace) if p.is_absolute() or _leads_out(p)]:
+        how = "is absolute" if wrong[0].is_absolute() else "lies outside the dataset"
+        problem = f"key 'workload.inputs': {wrong[0]} {how}, not below its root"
     else:
         return trace
     raise HarnessError(f"{where}: {problem}; mend the dataset")
 
 
-def _is_inside(path: Path, root: Path) -> bool:
+def _leads_out(path: Path) -> bool:
     """By name, not by where links lead: a dataset's tensors may be links into a cache."""
-    return Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root))
+    return Path(os.path.normpath(path)).parts[:1] == ("..",)

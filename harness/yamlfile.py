@@ -2,7 +2,8 @@
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -56,15 +57,31 @@ def validate(data: Any, model: type[Model], path: Path) -> Model:
 
 
 def _explain(error: Any, model: type[BaseModel]) -> str:
+    owner, key = _owner(model, error["loc"])
     if error["type"] == "extra_forbidden":
-        near = get_close_matches(str(error["loc"][-1]), model.model_fields, n=1)
+        near = get_close_matches(key, owner.model_fields, n=1)
         fix = (
-            f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(model.model_fields)}"
+            f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(owner.model_fields)}"
         )
         return f"is not known; {fix}"
     if error["type"] == "missing":
         return "is missing; add it"
-    field = model.model_fields.get(str(error["loc"][0]))
+    field = owner.model_fields.get(key)
     if error["type"] == "string_pattern_mismatch" and field and field.examples:
         return f"must look like '{field.examples[0]}', got {error['input']!r:.60}"
     return f"{error['msg']}, got {error['input']!r:.60}"
+
+
+def _owner(model: type[BaseModel], loc: tuple[str | int, ...]) -> tuple[type[BaseModel], str]:
+    """The innermost model on the way along `loc`, and the last key of it on that way."""
+    owner, key, here = model, "", model
+    for part in loc:
+        if get_origin(here) in (Union, UnionType):
+            here = next(arg for arg in get_args(here) if arg is not NoneType)
+        if get_origin(here) is None and isinstance(here, type) and issubclass(here, BaseModel):
+            owner, key = here, str(part)
+            field = owner.model_fields.get(key)
+            here = field.annotation if field else None
+        else:  # an item of a list[X] or dict[str, X]
+            here = next(reversed(get_args(here)), None)
+    return owner, key

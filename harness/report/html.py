@@ -11,9 +11,10 @@ from markupsafe import Markup
 from harness.record import RunRecord, Status
 from harness.report.charts import GRID, INK, PAPER
 from harness.report.markdown import TEMPLATES, plain_text, render_markdown
+from harness.report.model import CellView, Report, RowView
 from harness.report.numbers import ABSENT, error_size, matched, microseconds, times
 from harness.report.series import charts_of, describe
-from harness.report.view import CellView, Report, RowView, build_report
+from harness.report.view import build_report
 
 INTERACTIVE = "Results (sorted by number of tokens)"
 """Section of the markdown whose place the sortable tables take."""

@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.record import RunRecord, Status
 from harness.report import shell
+from harness.report.model import CellView, Correctness, Failure, Report, RowView
 from harness.report.numbers import (
     ABSENT,
     count,
@@ -21,7 +22,7 @@ from harness.report.numbers import (
 )
 from harness.report.series import Chart, charts_of
 from harness.report.verification import VerificationView
-from harness.report.view import CellView, Correctness, Failure, Report, RowView, build_report
+from harness.report.view import build_report
 from harness.roofline import COUNTED
 from harness.stats import Mean
 

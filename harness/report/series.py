@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from harness.record import Status
+from harness.report.model import CellView, Report, RowView
 from harness.report.numbers import (
     count,
     listed,
@@ -14,7 +15,6 @@ from harness.report.numbers import (
     plain,
     times,
 )
-from harness.report.view import CellView, Report, RowView
 
 
 @dataclass(frozen=True)

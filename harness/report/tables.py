@@ -1,8 +1,9 @@
 """The tables of a report as plain data, for CSV and JSON."""
 
 from harness.record import RunRecord, Status
+from harness.report.model import Report
 from harness.report.numbers import error_size, matched, microseconds, times
-from harness.report.view import Report, build_report
+from harness.report.view import build_report
 from harness.tables import Column, Table, columns, table
 
 

@@ -96,6 +96,35 @@ def test_a_users_dataset_is_only_read(users: Path, tmp_path: Path) -> None:
     assert snapshot(users) == before
 
 
+@pytest.mark.parametrize("folder", ["tensors/deep", ".", "workloads/here", "blob/../tensors"])
+def test_tensors_may_lie_anywhere_in_the_dataset(users: Path, tmp_path: Path, folder: str) -> None:
+    """What flashinfer-bench reads in the staged root is what the dataset holds, and nothing of that is a folder of it."""
+    path = next((users / "workloads").rglob("*.jsonl"))
+    traces = [json.loads(line) for line in path.read_text().splitlines()]
+    for trace in traces:
+        for spec in trace["workload"]["inputs"].values():
+            if spec["type"] == "safetensors":
+                moved = f"{folder}/{Path(spec['path']).name}"
+                (users / moved).parent.mkdir(parents=True, exist_ok=True)
+                if not (users / moved).exists():
+                    shutil.copyfile(users / spec["path"], users / moved)
+                spec["path"] = moved
+    path.write_text("\n".join(map(json.dumps, traces)) + "\n")
+    before = snapshot(users)
+    loaded = real(DEFINITION, users)
+    ids = [w.id for w in loaded.workloads][:2]
+    root = stage(loaded, [], ids, tmp_path / "root")
+    staged = TraceSet.from_path(str(root))
+    for trace in staged.workloads[SMALL]:
+        tensors = load_safetensors(staged.definitions[SMALL], trace.workload, root)
+        assert {"routing_logits", "routing_bias"} <= set(tensors)
+    assert len(staged.workloads[SMALL]) == 2
+    assert len([p for p in root.rglob("*.safetensors") if p.is_symlink()]) == 2
+    assert not [p for p in root.rglob("*") if p.is_symlink() and p.is_dir()]
+    shutil.rmtree(root)
+    assert snapshot(users) == before
+
+
 def test_mismatching_definition_shows_the_difference(users: Path) -> None:
     path = next((users / "definitions").rglob("*.json"))
     content = json.loads(path.read_text())
@@ -193,6 +222,15 @@ def outside(workload: dict) -> None:
     workload["inputs"]["routing_logits"]["path"] = "../elsewhere.safetensors"
 
 
+def outside_and_back(workload: dict) -> None:
+    path = workload["inputs"]["routing_logits"]["path"]
+    workload["inputs"]["routing_logits"]["path"] = f"../users/{path}"
+
+
+def absolute(workload: dict) -> None:
+    workload["inputs"]["routing_logits"]["path"] = "/elsewhere/a.safetensors"
+
+
 def random_offset(workload: dict) -> None:
     workload["inputs"]["local_expert_offset"] = {"type": "random"}
 
@@ -212,6 +250,8 @@ def no_id(workload: dict) -> None:
         (no_seq_len, ["line 2", "workload.axes", "seq_len"]),
         (other_seq_len, ["routing_logits has shape", "4321"]),
         (outside, ["line 2", "../elsewhere.safetensors lies outside"]),
+        (outside_and_back, ["line 2", "workload.inputs", "../users/blob", "lies outside"]),
+        (absolute, ["line 2", "workload.inputs", "/elsewhere/a.safetensors is absolute"]),
         (random_offset, ["cannot be read", "value"]),
         (no_id, ["line 2", "workload.uuid"]),
     ],

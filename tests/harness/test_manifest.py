@@ -17,8 +17,15 @@ from tests.harness.folders import REFERENCE, write_solution
         ({"lanugage": "triton"}, ["'lanugage'", "not known", "did you mean 'language'"]),
         ({"sources": []}, ["'sources'"]),
         ({"sources": ["main.py", "gone.py"]}, ["gone.py does not exist"]),
-        ({"sources": ["main.py", "../other.py"]}, ["../other.py lies outside"]),
-        ({"sources": ["main.py", "/etc/hosts"]}, ["/etc/hosts lies outside"]),
+        ({"sources": ["main.py", "../other.py"]}, ["'sources'", "'../other.py'", "copy it in"]),
+        ({"sources": ["main.py", "/etc/hosts"]}, ["'sources'", "'/etc/hosts'", "copy it in"]),
+        ({"sources": ["."]}, ["'sources'", "'.' is no file inside"]),
+        ({"sources": ["./main.py"]}, ["'sources'", "'./main.py'", "write 'main.py'"]),
+        ({"sources": ["main.py", "more//a.py"]}, ["'more//a.py'", "write 'more/a.py'"]),
+        ({"sources": ["main.py", "more/../main.py"]}, ["'more/../main.py'", "write 'main.py'"]),
+        ({"sources": ["main.py", "../mine/main.py"]}, ["'../mine/main.py'", "write 'main.py'"]),
+        ({"sources": ["main.py", "more\\a.py"]}, ["'more\\a.py'", "write 'more/a.py'"]),
+        ({"sources": ["main.py/"]}, ["'main.py/'", "write 'main.py'"]),
         ({"sources": ["main.py", "empty.py"]}, ["empty.py is empty"]),
         ({"sources": ["main.py", "main.py"]}, ["listed twice"]),
         ({"entry_point": "main.py::walk"}, ["'entry_point'", "has no 'walk'"]),
@@ -29,13 +36,20 @@ from tests.harness.folders import REFERENCE, write_solution
         ({"name": "--help"}, ["'name'"]),
         ({"author": "../../outside"}, ["'author'"]),
         ({"destination_passing_style": "yes"}, ["'destination_passing_style'"]),
-        ({"requires": {"gpus": 2}}, ["'requires.gpus'", "not known"]),
+        ({"requires": {"gpus": 2}}, ["'requires.gpus'", "not known", "did you mean 'gpu'?"]),
+        (
+            {"requires": {"cuda": 13}},
+            ["'requires.cuda'", "known keys: compute_capabilities, packages, gpu"],
+        ),
     ],
 )
 def test_bad_manifest(tmp_path: Path, changes: dict, words: list[str]) -> None:
     folder = write_solution(tmp_path, "mine", **changes)
     (tmp_path / "other.py").write_text("x = 1\n")
     (folder / "empty.py").write_text("\n")
+    (folder / "more").mkdir()  # what a wrong spelling means is there: the spelling alone is refused
+    for name in ("a.py", "\\a.py"):
+        (folder / "more" / name).write_text("x = 1\n")
     with pytest.raises(HarnessError) as error:
         load_variant(folder)
     message = str(error.value)
@@ -43,6 +57,22 @@ def test_bad_manifest(tmp_path: Path, changes: dict, words: list[str]) -> None:
     assert "\n" not in message and str(folder / "manifest.yaml") in message
     for word in words:
         assert word in message
+
+
+def test_an_absolute_source_inside_the_folder(tmp_path: Path) -> None:
+    """It would be right on this machine alone; the message gives the spelling that is right on any."""
+    folder = write_solution(tmp_path, "mine", sources=[str(tmp_path / "mine" / "main.py")])
+    with pytest.raises(HarnessError, match=r"'sources': '/.*main\.py' .* write 'main\.py'"):
+        load_variant(folder)
+
+
+def test_sources_in_folders(tmp_path: Path) -> None:
+    names = ["main.py", "kernels/gemm.py", "..odd.py"]
+    folder = write_solution(tmp_path, "mine", sources=names)
+    (folder / "kernels").mkdir()
+    for name in names[1:]:
+        (folder / name).write_text("x = 1\n")
+    assert list(load_variant(folder).sources) == names
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
@@ -63,18 +93,33 @@ def test_not_yaml(tmp_path: Path) -> None:
         load_variant(folder)
 
 
-def test_entry_point_may_be_imported_or_assigned(tmp_path: Path) -> None:
-    for number, code in enumerate(["from .x import run\n", "run = print\n", "class run: pass\n"]):
-        load_variant(write_solution(tmp_path, f"s{number}", code))
-    # Code that does not compile is a failed cell with its log, not bad input.
-    load_variant(write_solution(tmp_path, "broken", "def run(:\n"))
+@pytest.mark.parametrize(
+    ("language", "file", "code"),
+    [
+        ("python", "main.py", "def outer():\n    def run(): ...\n"),
+        ("cuda", "main.cu", "// run\nvoid rerun();\n"),
+    ],
+)
+def test_the_entry_point_is_looked_for_in_its_language(
+    tmp_path: Path, language: str, file: str, code: str
+) -> None:
+    changes = {"language": language, "entry_point": f"{file}::run", "sources": [file]}
+    folder = write_solution(tmp_path, "mine", **changes)
+    (folder / file).write_text(code)
+    with pytest.raises(HarnessError, match=rf"key 'entry_point': .*{file} has no 'run'"):
+        load_variant(folder)
+    (folder / file).write_text(f"{code}\nrun = 1;\n")
+    load_variant(folder)
 
 
 def test_duplicate_names(tmp_path: Path) -> None:
+    """The older folder need not come first, so both are named and which to change is said."""
     write_solution(tmp_path, "a", name="same")
     write_solution(tmp_path, "b", name="same")
     with pytest.raises(
-        HarnessError, match=r"b/manifest.yaml: key 'name': 'same' is taken by .*a/man"
+        HarnessError,
+        match=r"b/manifest.yaml: key 'name': 'same' is taken by .*a/manifest.yaml; "
+        "of 'b' and 'a', rename the one that is newer or a copy",
     ):
         discover(tmp_path)
 
