@@ -98,7 +98,7 @@ def bench(
     verify: Annotated[
         bool | None,
         typer.Option(
-            help="Put solutions through the short form of `verify` first [CPU: yes, GPU: no].",
+            help="Put solutions through the short form of `verify` first [yes].",
             show_default=False,
         ),
     ] = None,
@@ -145,10 +145,7 @@ def bench(
         + (f"; {len(kept.cells)} cells are finished" if kept else ""),
         highlight=False,
     )
-    if verify is None:
-        # Not on a GPU: no run there has shown yet that honest solutions pass (docs/trust.md).
-        verify = plan.gpu is None
-    form = Verify(kept.verification().form if kept else "short" if verify else "none")
+    form = Verify(kept.verification().form if kept else "none" if verify is False else "short")
     record, code = _run(plan, request, form, wait, kept)
     console.print(summary_table(record))
     if record.backend == "cpu":

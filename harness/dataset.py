@@ -1,5 +1,6 @@
 """FlashInfer-Bench dataset roots: the embedded synthetic one, overlays of a user's real one, and staging for a run."""
 
+import errno
 import hashlib
 import json
 import os
@@ -55,10 +56,13 @@ def synthetic(definition: Definition, suite_name: str, cache: Path, seed: int = 
     if (dataset := _cached(root, definition)) is not None:
         return dataset
     info = DatasetInfo(kind="synthetic", suite=suite_name, hash=None, seed=seed)
-    _generate(root, definition, rows, file.routed_scaling_factor, info)
-    dataset = _load(root, definition)
-    _write_json(root / INFO_NAME, dataset.info.model_dump())  # with its hash
-    return dataset
+    partial = root.with_name(f".{root.name}.{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    _generate(partial, definition, rows, file.routed_scaling_factor, info)
+    # With its hash, so that whoever finds it in place can tell whether it is whole.
+    _write_json(partial / INFO_NAME, _load(partial, definition).info.model_dump())
+    _put_in_place(partial, root, definition)
+    return _load(root, definition)
 
 
 def _cached(root: Path, definition: Definition) -> Dataset | None:
@@ -131,8 +135,6 @@ def _generate(
     import torch  # here and below: it takes seconds to import and most commands do without
     from safetensors.torch import save_file
 
-    partial = root.with_name(f".{root.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
     lines = []
     for row in rows:
         routing = make_routing(row, info.seed or 0)
@@ -142,11 +144,11 @@ def _generate(
             / definition.name
             / f"{row.synthetic_id}.safetensors"
         )
-        (partial / blob).parent.mkdir(parents=True, exist_ok=True)
+        (root / blob).parent.mkdir(parents=True, exist_ok=True)
         bias = torch.from_numpy(routing.bias).to(torch.bfloat16)
         save_file(
             {"routing_logits": torch.from_numpy(routing.logits), "routing_bias": bias},
-            partial / blob,
+            root / blob,
         )
         inputs: dict[str, Any] = {name: {"type": "random"} for name in definition.file.inputs}
         for name in ("routing_logits", "routing_bias"):
@@ -161,11 +163,23 @@ def _generate(
             "evaluation": None,
         }
         lines.append(json.dumps(trace))
-    _write_json(_definition_path(partial, definition), definition.definition_json())
-    write_atomically(_workloads_path(partial, definition), "\n".join(lines) + "\n")
-    _write_json(partial / INFO_NAME, info.model_dump())
-    root.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(root, ignore_errors=True)
+    _write_json(_definition_path(root, definition), definition.definition_json())
+    write_atomically(_workloads_path(root, definition), "\n".join(lines) + "\n")
+    _write_json(root / INFO_NAME, info.model_dump())
+
+
+def _put_in_place(partial: Path, root: Path, definition: Definition) -> None:
+    """Rename `partial` to `root`; of two processes that made the same at the same time, the second uses the first's."""
+    try:
+        os.replace(partial, root)
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    if _cached(root, definition) is not None:
+        shutil.rmtree(partial)
+        return
+    shutil.rmtree(root, ignore_errors=True)  # damaged
     os.replace(partial, root)
 
 

@@ -9,6 +9,7 @@ import pytest
 from flashinfer_bench.bench.utils import gen_inputs, load_safetensors
 from flashinfer_bench.data import TraceSet
 
+from harness import dataset as dataset_module
 from harness.dataset import INFO_NAME, Dataset, real, stage, synthetic, write_out
 from harness.definition import SMALL, load_definition
 from harness.errors import HarnessError
@@ -50,6 +51,22 @@ def test_generated_once_and_the_same(dataset: Dataset, tmp_path: Path) -> None:
     assert again.root == dataset.root
     assert again.info.hash == dataset.info.hash == elsewhere.info.hash
     assert synthetic(DEFINITION, "published", tmp_path, seed=1).info.hash != dataset.info.hash
+
+
+def test_two_processes_generate_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other process finishes between the look at the cache and the rename: its root is used, and ours leaves nothing."""
+    replace, others = dataset_module.os.replace, []
+
+    def late(source: Path, target: Path) -> None:
+        if Path(target).parent == tmp_path and not others:
+            shutil.copytree(source, target)
+            others.append((Path(target) / "synthetic.json").stat().st_ino)
+        replace(source, target)
+
+    monkeypatch.setattr(dataset_module.os, "replace", late)
+    found = synthetic(DEFINITION, "published", tmp_path)
+    assert others == [(found.root / "synthetic.json").stat().st_ino]
+    assert [path.name for path in tmp_path.iterdir()] == [found.root.name]
 
 
 def test_staged_root_has_only_what_was_asked_for(dataset: Dataset, tmp_path: Path) -> None:
