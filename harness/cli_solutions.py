@@ -9,7 +9,7 @@ from harness.completion import solution_names
 from harness.definition import FULL
 from harness.environment import visible_gpus
 from harness.export import write_solution_json, write_starter_kit
-from harness.manifest import discover, select
+from harness.manifest import discover, select_one
 from harness.paths import shown
 from harness.plan import unmet
 from harness.scaffold import new_solution
@@ -71,7 +71,7 @@ def new(
     Example: python -m harness new my_variant --from triton_v2
     """
     solutions = paths_of(solutions_dir).solutions
-    (original,) = select(discover(solutions), [source])
+    original = select_one(discover(solutions), source)
     made = new_solution(solutions, name, original)
     folder = shown(made.folder)
     console.print(f"Made {folder} from {original.label}. Next:", highlight=False)
@@ -100,7 +100,7 @@ def export(
 
     Example: python -m harness export triton_v2 --starter-kit /tmp/kit
     """
-    (variant,) = select(discover(paths_of(solutions_dir).solutions), [name])
+    variant = select_one(discover(paths_of(solutions_dir).solutions), name)
     if starter_kit:
         path = write_starter_kit(variant, definition, starter_kit)
     else:

@@ -104,6 +104,8 @@ def test_export_command(tmp_path: Path):
     assert (kit / "solution" / "cuda" / "moe.cu").exists()
     done = harness("export", "triton_v2", "--definition", "rmsnorm", "--out", tmp_path / "s.json")
     assert done.returncode == 2 and "rmsnorm" in done.stderr and not (tmp_path / "s.json").exists()
+    done = harness("export", "triton_v2", "--out", tmp_path)
+    assert done.returncode == 2 and f"--out: {tmp_path} is a folder" in done.stderr
 
 
 @pytest.fixture(scope="module")
