@@ -65,6 +65,13 @@ GpuIndex = Annotated[
         help="Which GPU, from 0, as nvidia-smi counts; among those of CUDA_VISIBLE_DEVICES if that is set [0]."
     ),
 ]
+Suite = Annotated[
+    str,
+    typer.Option(
+        help="Synthetic suite: published, uniform, sweep or skewed.",
+        autocompletion=completion.suites,
+    ),
+]
 RunName = Annotated[str | None, typer.Option(help="Name of the run's folder under results/.")]
 Backend = Annotated[
     Literal["auto", "gpu", "cpu"], typer.Option(help="auto: the GPU if there is one.")
@@ -84,9 +91,7 @@ def bench(
     ] = None,
     gpu: GpuIndex = None,
     run: RunName = None,
-    suite: Annotated[
-        str, typer.Option(help="Synthetic suite: published, uniform, sweep or skewed.")
-    ] = "published",
+    suite: Suite = "published",
     backend: Backend = "auto",
     definition: Annotated[
         str | None,
@@ -145,6 +150,10 @@ def bench(
         + (f"; {len(kept.cells)} cells are finished" if kept else ""),
         highlight=False,
     )
+    if repeats > 1 and plan.gpu is None:
+        errors.print(
+            f"REPEATS={repeats} was not used: the CPU backend times nothing.", highlight=False
+        )
     if verify is None:
         # Not on a GPU: no run there has shown yet that honest solutions pass (docs/trust.md).
         verify = plan.gpu is None
@@ -283,7 +292,7 @@ def dataset(
             help="Solutions to include. Default: all.", autocompletion=completion.solution_names
         ),
     ] = None,
-    suite: Annotated[str, typer.Option(help="published, uniform, sweep or skewed.")] = "published",
+    suite: Suite = "published",
     definition: Annotated[str, typer.Option(help="A folder of definitions/.")] = FULL,
     solutions_dir: SolutionsDir = None,
 ) -> None:
@@ -312,7 +321,7 @@ def doctor(
     Example: python -m harness doctor --json
     """
     findings = doctor_module.examine(paths_of(solutions_dir))
-    header = columns(("state", ""), ("what", "what"), ("found", "found"), ("fix", "fix"))
+    header = columns(("state", "state"), ("what", "what"), ("found", "found"), ("fix", "fix"))
     rows = [[f.state, f.what, f.found, f.fix] for f in findings]
     print_table(table("doctor", header, rows), as_json, as_csv)
     raise typer.Exit(ExitCode.OK if all(f.ok or f.optional for f in findings) else ExitCode.USAGE)

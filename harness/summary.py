@@ -3,6 +3,7 @@
 from rich.markup import escape
 from rich.table import Table
 
+from harness.credible import credible
 from harness.record import RunRecord, Status
 from harness.report.numbers import matched
 from harness.stats import Mean, rounded, solution_stats
@@ -10,6 +11,7 @@ from harness.stats import Mean, rounded, solution_stats
 
 def summary_table(record: RunRecord) -> Table:
     """One row per solution: how many cells passed, and its speeds or, without a GPU, its worst accuracy."""
+    record, _ = credible(record)
     timed = any(cell.speedup is not None for cell in record.cells)
     columns = ["average", "T<=901", "T>10K", "min", "max"] if timed else ["lowest matched ratio"]
     table = Table("solution", "passed", *columns)

@@ -6,6 +6,8 @@ Every number and sentence in it is computed here, in harness.stats or in harness
 from statistics import median
 from typing import Literal
 
+from harness.credible import credible
+from harness.grid import Grid, grid_of
 from harness.noise import Interval, median_interval
 from harness.record import Cell, GpuState, RunRecord, SolutionInfo, Status, WorkloadInfo
 from harness.report import sentences
@@ -49,9 +51,10 @@ BASELINE_PREFIX = "flashinfer_moe"
 
 def build_report(record: RunRecord) -> Report:
     """Compute everything that a report of `record` shows."""
+    record, doubts = credible(record)
     names = Names(record)
     correctness_only = record.backend == "cpu"
-    grid = _grid(record)
+    grid = grid_of(record)
     rows = tuple(_row(record, workload, grid, names) for workload in by_tokens(record))
     labels = tuple(names.label(solution.name) for solution in record.solutions)
     ranks = ranking(record)
@@ -99,7 +102,7 @@ def build_report(record: RunRecord) -> Report:
             for label, solution in zip(labels, record.solutions, strict=True)
             if solution.notes.strip()
         ),
-        warnings=tuple(record.warnings),
+        warnings=(*record.warnings, *doubts),
         environment=_environment(record, names),
         claims=_claims(record),
         run_id=record.run_id,
@@ -112,28 +115,6 @@ def build_report(record: RunRecord) -> Report:
         verification=build_verification(record, names),
         resumptions=sentences.resumptions(record),
     )
-
-
-Grid = dict[tuple[str, str], Cell]
-
-
-def _grid(record: RunRecord) -> Grid:
-    """Every (solution, workload) that was asked for; a cell the record lacks is MISSING."""
-    grid: Grid = {}
-    for cell in record.cells:
-        grid.setdefault((cell.solution, cell.workload), cell)
-    return {
-        (solution.name, workload.id): grid.get((solution.name, workload.id))
-        or Cell(
-            solution=solution.name,
-            workload=workload.id,
-            status=Status.MISSING,
-            reason="the record has no such cell",
-            origin="harness",
-        )
-        for solution in record.solutions
-        for workload in by_tokens(record)
-    }
 
 
 def _row(record: RunRecord, workload: WorkloadInfo, grid: Grid, names: Names) -> RowView:

@@ -1,5 +1,6 @@
 """The command line: errors are one line on stderr with the documented exit code, and never a traceback."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -187,6 +188,8 @@ def test_list_doctor_definitions() -> None:
     assert listed.returncode == 0
     for name in ("sglang_v1", "sglang_fp8_blockwise_moe_v2", "triton_fused_moe_v2"):
         assert name in listed.stdout
+    rows = json.loads(harness("list", "--json").stdout)
+    assert {type(row["runs_here"]) for row in rows} == {bool}
     doctor = harness("doctor")
     assert (
         doctor.returncode == 0 and "flashinfer-bench" in doctor.stdout and "0.1.2" in doctor.stdout
