@@ -106,9 +106,11 @@ def build_report(record: RunRecord) -> Report:
         environment=_environment(record, names),
         claims=_claims(record),
         run_id=record.run_id,
-        reproduce=record.command or _bench_command(record, labels),
-        git_commit=record.environment.git_commit,
-        git_changes=sentences.git_changes(record.environment.git_dirty),
+        reproduce=without_run(record.command) or _bench_command(record, labels),
+        checkout=sentences.checkout(record.environment.git_commit, record.environment.git_dirty),
+        sources_sentence=sentences.sources(
+            record.environment.git_commit, record.environment.git_dirty
+        ),
         real_dataset=record.dataset.kind == "real",
         required_matched_ratio=record.profile.required_matched_ratio,
         repeats=record.repeats,
@@ -298,6 +300,15 @@ def _claims(record: RunRecord) -> ClaimsView | None:
         contradicted=contradicted,
         not_checkable=those("not checkable"),
     )
+
+
+def without_run(command: list[str]) -> list[str]:
+    """A command line without the name of its run, which is taken by now."""
+    found: list[str] = []
+    for before, word in zip(["", *command], command, strict=False):
+        if before != "--run" and word != "--run" and not word.startswith(("--run=", "RUN=")):
+            found.append(word)
+    return found
 
 
 def _bench_command(record: RunRecord, labels: tuple[str, ...]) -> list[str]:
