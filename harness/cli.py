@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from harness import cli_results, cli_solutions, completion
 from harness import doctor as doctor_module
@@ -159,7 +159,7 @@ def bench(
         verify = plan.gpu is None
     form = Verify(kept.verification().form if kept else "short" if verify else "none")
     record, code = _run(plan, request, form, wait, kept)
-    console.print(summary_table(record))
+    print_table(summary_table(record))
     if record.backend == "cpu":
         console.print("CPU backend: correctness only, no speed was measured.", highlight=False)
     console.print(
@@ -215,7 +215,7 @@ def verify_command(
     plan = make_plan(request, paths_of(solutions_dir, results_dir, configs_dir))
     what = Verify("full", tools, tuple((checks or "").split()), seed)
     record, code = _run(plan, request, what, wait)
-    console.print(verdict_table(record))
+    print_table(verdict_table(record))
     console.print(
         f"Report: {shown(plan.paths.results / record.run_id / 'comparison.md')}", highlight=False
     )
@@ -262,10 +262,14 @@ def profile(
             f"{labels[entry.solution]} T={entry.seq_len}: latency {entry.latency_us:.1f} us, host "
             f"{entry.host_us:.1f} us, {entry.launches:.0f} launches of {entry.gpu_us:.1f} us in all"
         )
-        table = Table("kernel", "launches", "us", title=title, title_justify="left")
+        kernels = Table(
+            *(Column("kernel", overflow="fold"), "launches", "us"),
+            title=title,
+            title_justify="left",
+        )
         for kernel in entry.kernels[:top]:
-            table.add_row(escape(kernel.name[:80]), f"{kernel.launches:.0f}", f"{kernel.us:.1f}")
-        console.print(table)
+            kernels.add_row(escape(kernel.name[:80]), f"{kernel.launches:.0f}", f"{kernel.us:.1f}")
+        console.print(kernels)
     console.print(f"Profile: {shown(plan.folder / 'profile.json')}", highlight=False)
 
 
