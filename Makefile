@@ -45,6 +45,9 @@ ARGS ?=
 SANITIZER ?=
 SEED ?=
 option = $(if $(2),--$(1) "$(2)")
+comma := ,
+# What a target cannot do without: $(call need,<its values>,<what to give>).
+need = [ -n "$(strip $(1))" ] || { echo "error: give $(2)" >&2; exit 2; }
 
 .PHONY: help setup bench verify report compare history list new export doctor dataset test test-gpu cheats lint format bundle clean
 
@@ -66,27 +69,33 @@ verify: $(READY) ## examine solutions call by call (SOLUTIONS= PROFILE= WORKLOAD
 	  $(if $(filter 0,$(WAIT)),--no-wait)
 
 report: $(READY) ## write comparison.md, report.html and charts of RUN=results/<run> again from its record
+	@$(call need,$(RUN),RUN=results/<run>)
 	@$(HARNESS) report "$(RUN)"
 
 compare: $(READY) ## set records side by side: A=results/<run> B=results/<run> (C= THRESHOLD= percent)
+	@$(call need,$(and $(A),$(B)),A= and B=$(comma) each a run such as results/<run>)
 	@$(HARNESS) compare "$(A)" "$(B)" $(if $(C),"$(C)") $(call option,threshold,$(THRESHOLD))
 
 history: $(READY) ## show one solution over all records (VARIANT= GPU_NAME=)
+	@$(call need,$(VARIANT),VARIANT=$(comma) such as triton_v2)
 	@$(HARNESS) history "$(VARIANT)" $(call option,gpu,$(GPU_NAME))
 
 list: $(READY) ## show every solution and whether it can run here
 	@$(HARNESS) list
 
 new: $(READY) ## start a solution as a copy of another: NAME=my_variant (FROM=triton_v2)
+	@$(call need,$(NAME),NAME=$(comma) such as my_variant)
 	@$(HARNESS) new "$(NAME)" $(call option,from,$(FROM))
 
 export: $(READY) ## write a solution as FlashInfer-Bench's solution.json: NAME=my_variant (OUT=<file>)
+	@$(call need,$(NAME),NAME=$(comma) such as triton_v2)
 	@$(HARNESS) export "$(NAME)" $(call option,out,$(OUT))
 
 doctor: $(READY) ## say what is installed and what is missing, with the fix
 	@$(HARNESS) doctor
 
 dataset: $(READY) ## write a FlashInfer-Bench dataset root to OUT=<folder> (SUITE=)
+	@$(call need,$(OUT),OUT=$(comma) a folder to create)
 	@$(HARNESS) dataset $(SOLUTIONS) $(call option,out,$(OUT)) $(call option,suite,$(SUITE))
 
 test: $(READY) ## run the tests that need no GPU

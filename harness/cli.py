@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from harness import cli_results, cli_solutions, completion
 from harness import doctor as doctor_module
@@ -65,6 +65,13 @@ GpuIndex = Annotated[
         help="Which GPU, from 0, as nvidia-smi counts; among those of CUDA_VISIBLE_DEVICES if that is set [0]."
     ),
 ]
+Suite = Annotated[
+    str,
+    typer.Option(
+        help="Synthetic suite: published, uniform, sweep or skewed.",
+        autocompletion=completion.suites,
+    ),
+]
 RunName = Annotated[str | None, typer.Option(help="Name of the run's folder under results/.")]
 Backend = Annotated[
     Literal["auto", "gpu", "cpu"], typer.Option(help="auto: the GPU if there is one.")
@@ -84,9 +91,7 @@ def bench(
     ] = None,
     gpu: GpuIndex = None,
     run: RunName = None,
-    suite: Annotated[
-        str, typer.Option(help="Synthetic suite: published, uniform, sweep or skewed.")
-    ] = "published",
+    suite: Suite = "published",
     backend: Backend = "auto",
     definition: Annotated[
         str | None,
@@ -145,9 +150,13 @@ def bench(
         + (f"; {len(kept.cells)} cells are finished" if kept else ""),
         highlight=False,
     )
+    if repeats > 1 and plan.gpu is None:
+        errors.print(
+            f"REPEATS={repeats} was not used: the CPU backend times nothing.", highlight=False
+        )
     form = Verify(kept.verification().form if kept else "none" if verify is False else "short")
     record, code = _run(plan, request, form, wait, kept)
-    console.print(summary_table(record))
+    print_table(summary_table(record))
     if record.backend == "cpu":
         console.print("CPU backend: correctness only, no speed was measured.", highlight=False)
     console.print(
@@ -203,7 +212,7 @@ def verify_command(
     plan = make_plan(request, paths_of(solutions_dir, results_dir, configs_dir))
     what = Verify("full", tools, tuple((checks or "").split()), seed)
     record, code = _run(plan, request, what, wait)
-    console.print(verdict_table(record))
+    print_table(verdict_table(record))
     console.print(
         f"Report: {shown(plan.paths.results / record.run_id / 'comparison.md')}", highlight=False
     )
@@ -250,10 +259,14 @@ def profile(
             f"{labels[entry.solution]} T={entry.seq_len}: latency {entry.latency_us:.1f} us, host "
             f"{entry.host_us:.1f} us, {entry.launches:.0f} launches of {entry.gpu_us:.1f} us in all"
         )
-        table = Table("kernel", "launches", "us", title=title, title_justify="left")
+        kernels = Table(
+            *(Column("kernel", overflow="fold"), "launches", "us"),
+            title=title,
+            title_justify="left",
+        )
         for kernel in entry.kernels[:top]:
-            table.add_row(escape(kernel.name[:80]), f"{kernel.launches:.0f}", f"{kernel.us:.1f}")
-        console.print(table)
+            kernels.add_row(escape(kernel.name[:80]), f"{kernel.launches:.0f}", f"{kernel.us:.1f}")
+        console.print(kernels)
     console.print(f"Profile: {shown(plan.folder / 'profile.json')}", highlight=False)
 
 
@@ -280,7 +293,7 @@ def dataset(
             help="Solutions to include. Default: all.", autocompletion=completion.solution_names
         ),
     ] = None,
-    suite: Annotated[str, typer.Option(help="published, uniform, sweep or skewed.")] = "published",
+    suite: Suite = "published",
     definition: Annotated[str, typer.Option(help="A folder of definitions/.")] = FULL,
     solutions_dir: SolutionsDir = None,
 ) -> None:
@@ -309,7 +322,7 @@ def doctor(
     Example: python -m harness doctor --json
     """
     findings = doctor_module.examine(paths_of(solutions_dir))
-    header = columns(("state", ""), ("what", "what"), ("found", "found"), ("fix", "fix"))
+    header = columns(("state", "state"), ("what", "what"), ("found", "found"), ("fix", "fix"))
     rows = [[f.state, f.what, f.found, f.fix] for f in findings]
     print_table(table("doctor", header, rows), as_json, as_csv)
     raise typer.Exit(ExitCode.OK if all(f.ok or f.optional for f in findings) else ExitCode.USAGE)

@@ -1,5 +1,7 @@
 """Commands on records: report, compare, history."""
 
+import re
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -9,26 +11,39 @@ from harness import completion
 from harness.compare import (
     THRESHOLD,
     cells_table,
+    changes_table,
+    check_comparable,
     compare_records,
+    only_one_has,
     remarks,
     require_comparable,
     summary_table,
+    told_apart,
     verdict,
 )
 from harness.errors import ExitCode, HarnessError
-from harness.history import find_entries, history_chart, history_table, places
+from harness.history import (
+    apart_from,
+    find_entries,
+    history_chart,
+    history_table,
+    places,
+    remove_charts,
+)
 from harness.manifest import discover
 from harness.paths import Paths, shown
 from harness.record import load_record, write_atomically
 from harness.report import write_report
 from harness.report.charts import can_draw, draw
-from harness.report.tables import tables_of
+from harness.report.tables import TABLES, tables_of
+from harness.report.view import build_report
 from harness.terminal import (
     AsCsv,
     AsJson,
     ResultsDir,
     SolutionsDir,
     console,
+    errors,
     paths_of,
     print_json,
     print_table,
@@ -45,7 +60,10 @@ def report(
     ],
     table: Annotated[
         str | None,
-        typer.Option(help="Print this table instead; with --json or --csv, 'cells' by default."),
+        typer.Option(
+            help="Print this table instead; with --json or --csv, 'cells' by default.",
+            autocompletion=completion.report_tables,
+        ),
     ] = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -65,14 +83,14 @@ def report(
         charts = "" if can_draw() else "; no charts: matplotlib is not installed"
         console.print(f"Report: {shown(path)} and report.html{charts}", highlight=False)
         return
-    tables = tables_of(load_record(folder))
+    record = load_record(folder)
     if as_json and table is None:
-        print_json({name: one.records() for name, one in tables.items()})
+        print_json({name: one.records() for name, one in tables_of(record).items()})
         return
     name = table or "cells"
-    if name not in tables:
-        raise HarnessError(f"--table: {run} has no '{name}'; there are: {', '.join(tables)}")
-    print_table(tables[name], as_json, as_csv)
+    if name not in TABLES:
+        raise HarnessError(f"--table: {run} has no '{name}'; there are: {', '.join(TABLES)}")
+    print_table(TABLES[name](build_report(record)), as_json, as_csv)
 
 
 def compare(
@@ -89,7 +107,8 @@ def compare(
     allow_different: Annotated[
         bool,
         typer.Option(
-            "--allow-different", help="Compare even if GPU, dataset, profile or timer differ."
+            "--allow-different",
+            help="Compare even if GPU, dataset, profile or timer differ, and say what does.",
         ),
     ] = False,
     everything: Annotated[
@@ -110,8 +129,11 @@ def compare(
         raise HarnessError(
             "compare: one record is nothing to compare; name two or more run folders"
         )
+    if not isfinite(threshold):
+        raise HarnessError(f"--threshold: {threshold} is no percentage; use a number such as 10")
     results = paths_of(results=results_dir).results
-    records = [load_record(run_folder(run, results)) for run in runs]
+    folders = [run_folder(run, results) for run in runs]
+    records = told_apart([load_record(folder) for folder in folders], [*map(shown, folders)])
     if not allow_different:
         require_comparable(records)
     first, *others = records
@@ -123,27 +145,33 @@ def compare(
             {
                 "records": [record.run_id for record in records],
                 "regressed": regressed,
+                "differences": check_comparable(records),
                 "verdicts": verdicts,
                 "remarks": remarks(records),
+                "only": [
+                    {
+                        "before": change.before.run_id,
+                        "after": change.after.run_id,
+                        "only_before": change.only_before,
+                        "only_after": change.only_after,
+                        "workloads_only_before": change.workloads_only_before,
+                        "workloads_only_after": change.workloads_only_after,
+                    }
+                    for change in changes
+                ],
                 "summary": summary_table(changes).records(),
-                "cells": cells_table(changes).records(),
+                "cells": changes_table(changes).records(),
             }
         )
     elif as_csv:
-        print_table(cells_table(changes), as_csv=True)
+        print_table(changes_table(changes), as_csv=True)
     else:
         print_table(summary_table(changes))
         cells = cells_table(changes, only_changed=not everything)
         if cells.rows:
             print_table(cells)
-        for change in changes:
-            for run, labels in (
-                (change.before, change.only_before),
-                (change.after, change.only_after),
-            ):
-                if labels:
-                    console.print(f"Only {run.run_id} has {', '.join(labels)}.", highlight=False)
-        for line in [*remarks(records), *verdicts]:
+        only = [line for change in changes for line in only_one_has(change)]
+        for line in [*only, *remarks(records), *verdicts]:
             console.print(line, highlight=False, markup=False)
     raise typer.Exit(ExitCode.REGRESSION if regressed else ExitCode.OK)
 
@@ -172,22 +200,30 @@ def history(
     Example: python -m harness history triton_v2 --gpu H200
     """
     paths = paths_of(solutions_dir, results_dir)
-    entries, unread = find_entries(paths.results, variant, gpu)
+    entries, left_out = find_entries(paths.results, variant, gpu)
     present = next((v for v in discover(paths.solutions) if variant in v.names), None)
-    table = history_table(entries, present)
+    print_table(history_table(entries, present), as_json, as_csv)
+    for line in left_out:
+        errors.print(f"Left out: {line}", highlight=False, markup=False)
     if as_json or as_csv:
-        print_table(table, as_json, as_csv)
         return
-    print_table(table)
-    for line in unread:
-        console.print(f"Left out: {line}", highlight=False, markup=False)
     if not can_draw():
         console.print("No chart: matplotlib is not installed; run `make setup`", highlight=False)
         return
-    folder = (out or Paths().build / "history" / variant).resolve()
-    for number, (place, group) in enumerate(places(entries).items(), start=1):
-        chart = history_chart(place, group, group[-1].solution.label)
-        if chart:
-            path = folder / f"{number}.svg"
-            write_atomically(path, draw(chart))
-            console.print(f"{chart.title}: {shown(path)}", highlight=False)
+    folder = (out or Paths().build / "history" / re.sub(r"[^\w.-]+", "_", variant)).resolve()
+    groups = list(places(entries).values())
+    drawn = []
+    for number, group in enumerate(groups, start=1):
+        record = group[-1].record
+        chart = history_chart(group, group[-1].solution.label)
+        if chart is None:
+            why = "the CPU backend" if record.backend == "cpu" else "no cell passed with a speedup"
+            runs = ", ".join(entry.record.run_id for entry in group)
+            console.print(f"No chart of {runs}: no speed, {why}.", highlight=False, markup=False)
+            continue
+        drawn.append(folder / f"{number}.svg")
+        write_atomically(drawn[-1], draw(chart))
+        console.print(f"{chart.title}: {shown(drawn[-1])}", highlight=False, markup=False)
+        if why := apart_from(group, groups[: number - 1]):
+            console.print(f"  {why}.", highlight=False, markup=False)
+    remove_charts(folder, keep=drawn)

@@ -9,11 +9,11 @@ from harness.completion import solution_names
 from harness.definition import FULL
 from harness.environment import visible_gpus
 from harness.export import write_solution_json, write_starter_kit
-from harness.manifest import discover, select
+from harness.manifest import discover, select_one
 from harness.paths import shown
 from harness.plan import unmet
 from harness.scaffold import new_solution
-from harness.tables import columns, table
+from harness.tables import Column, columns, spared, table
 from harness.terminal import AsCsv, AsJson, SolutionsDir, console, paths_of, print_table
 
 
@@ -25,16 +25,18 @@ def list_solutions(
     Example: python -m harness list --json
     """
     gpus = visible_gpus()
+    here = "yes" if gpus else "CPU, correctness only"
     header = columns(
         ("label", "solution"),
         ("name", "name"),
         ("language", "language"),
         ("state", "state"),
         ("requires", "requires"),
-        ("runs_here", "here"),
+        Column("runs_here", "here", lambda runs: here if runs else "no"),
         ("why", "why"),
         ("folder", "folder"),
     )
+    header = spared(header, "folder", "state", "name")
     rows = []
     for variant in discover(paths_of(solutions_dir).solutions):
         reason = unmet(variant, gpus[0] if gpus else None)
@@ -46,7 +48,7 @@ def list_solutions(
                 manifest.language,
                 manifest.state,
                 manifest.requires.described(),
-                "no" if reason else "yes" if gpus else "CPU, correctness only",
+                reason is None,
                 reason,
                 shown(variant.folder),
             ]
@@ -71,7 +73,7 @@ def new(
     Example: python -m harness new my_variant --from triton_v2
     """
     solutions = paths_of(solutions_dir).solutions
-    (original,) = select(discover(solutions), [source])
+    original = select_one(discover(solutions), source)
     made = new_solution(solutions, name, original)
     folder = shown(made.folder)
     console.print(f"Made {folder} from {original.label}. Next:", highlight=False)
@@ -100,7 +102,7 @@ def export(
 
     Example: python -m harness export triton_v2 --starter-kit /tmp/kit
     """
-    (variant,) = select(discover(paths_of(solutions_dir).solutions), [name])
+    variant = select_one(discover(paths_of(solutions_dir).solutions), name)
     if starter_kit:
         path = write_starter_kit(variant, definition, starter_kit)
     else:

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from enum import Enum
 from statistics import fmean
 
+from harness.credible import credible
 from harness.errors import HarnessError
+from harness.grid import grid_of
 from harness.noise import median_interval
 from harness.profile import Profile
 from harness.record import Cell, RunRecord, Status
 from harness.report.names import Names
-from harness.report.numbers import count, times
-from harness.stats import CLOSE
-from harness.tables import Table, columns, table
+from harness.report.numbers import count, microseconds, shortened, times
+from harness.stats import CLOSE, by_tokens
+from harness.tables import Table, columns, spared, table
 
 THRESHOLD = CLOSE
 """Slower by more than this share is a regression: single runs repeat to about that."""
@@ -33,8 +35,10 @@ class Change(str, Enum):
     """Passed before, does not pass now: a regression whatever its speed."""
     MENDED = "mended"
     """Did not pass before, passes now."""
+    PASSED = "passed both times"
+    """Without a speed in common, as on the CPU backend."""
     NOT_COMPARED = "not compared"
-    """Passed neither time, or without a speed in common."""
+    """Passed neither time."""
 
     @property
     def bad(self) -> bool:
@@ -82,6 +86,9 @@ class RecordChange:
     only_before: tuple[str, ...]
     """Labels of solutions that only the first record has."""
     only_after: tuple[str, ...]
+    workloads_only_before: tuple[str, ...]
+    """Ids of workloads that only the first record has."""
+    workloads_only_after: tuple[str, ...]
 
     @property
     def cells(self) -> list[CellChange]:
@@ -100,15 +107,41 @@ def check_comparable(records: Sequence[RunRecord]) -> list[str]:
     return [
         f"{name} differs: {first.run_id} has {_said(value(first))}, {other.run_id} {_said(value(other))}"
         for other in others
-        for name, value in _MUST_AGREE.items()
+        for name, value in MUST_AGREE.items()
         if value(first) != value(other)
     ]
 
 
-def remarks(records: Sequence[RunRecord]) -> list[str]:
-    """What is no obstacle, but a reader should know: other hosts and cards, partial records, warnings of the runs."""
-    first, *others = records
+def told_apart(records: Sequence[RunRecord], folders: Sequence[str]) -> list[RunRecord]:
+    """The records, those of one run id under names of their own: the folder's, or else a number for the place."""
+    ids = Counter(record.run_id for record in records)
+    names = [
+        folder if ids[record.run_id] > 1 else record.run_id
+        for record, folder in zip(records, folders, strict=True)
+    ]
+    number: Counter[str] = Counter()
     found = []
+    for record, name in zip(records, names, strict=True):
+        number[name] += 1
+        unique = f"{name} ({number[name]})" if number[name] > 1 else name
+        found.append(record.model_copy(update={"run_id": unique}))
+    return found
+
+
+def remarks(records: Sequence[RunRecord]) -> list[str]:
+    """What a reader should know of records that are compared.
+
+    What differs that should not, copies, other hosts and cards, partial records, warnings of the runs.
+    """
+    first, *others = [credible(record)[0] for record in records]
+    found = check_comparable(records)
+    new: list[RunRecord] = []
+    for record in records:
+        like = next((other for other in new if _copies(record, other)), None)
+        if like is None:
+            new.append(record)
+        else:
+            found.append(f"{record.run_id} and {like.run_id} are the same record.")
     for other in others:
         hosts = (first.environment.host, other.environment.host)
         if hosts[0] != hosts[1]:
@@ -124,12 +157,13 @@ def remarks(records: Sequence[RunRecord]) -> list[str]:
                 f"The reference itself took {times(drift)} as long in {other.run_id} as in {first.run_id}: that much may "
                 "be the machine's and not the solutions'."
             )
-    for record in records:
+    for record in new:
         if record.partial:
             found.append(
-                f"{record.run_id} was interrupted; only the cells that it has are compared."
+                f"{record.run_id} was interrupted; cells that it lacks count as not passed."
             )
-        found += [f"{record.run_id}: {warning}" for warning in record.warnings]
+        doubts = credible(record)[1]
+        found += [f"{record.run_id}: {warning}" for warning in (*record.warnings, *doubts)]
     return found
 
 
@@ -144,13 +178,19 @@ def require_comparable(records: Sequence[RunRecord]) -> None:
 def compare_records(
     before: RunRecord, after: RunRecord, threshold: float = THRESHOLD
 ) -> RecordChange:
-    """Set `after` against `before`, on the solutions and workloads that both have."""
+    """Set `after` against `before`, on the solutions and workloads that both have.
+
+    A cell that a record should have and lacks is MISSING, as in its report.
+
+    Raises:
+        HarnessError: they have no solution or no workload in common, or nothing passed in either.
+    """
+    before, after = credible(before)[0], credible(after)[0]
     old = {solution.name: solution for solution in before.solutions}
     new = {solution.name: solution for solution in after.solutions}
     tokens = {workload.id: workload.seq_len for workload in after.workloads}
     shared = [workload.id for workload in before.workloads if workload.id in tokens]
-    then = {(cell.solution, cell.workload): cell for cell in before.cells}
-    now = {(cell.solution, cell.workload): cell for cell in after.cells}
+    then, now = grid_of(before), grid_of(after)
     if not shared or not set(old) & set(new):
         what = "solution" if shared else "workload"
         raise HarnessError(
@@ -161,7 +201,6 @@ def compare_records(
         cells = tuple(
             _cell_change(then[name, uuid], now[name, uuid], tokens[uuid], threshold)
             for uuid in shared
-            if (name, uuid) in then and (name, uuid) in now
         )
         hashes = (old[name].source_hash, new[name].source_hash)
         ratios = [cell.ratio for cell in cells if cell.ratio is not None]
@@ -173,13 +212,39 @@ def compare_records(
         )
 
     before_names, after_names = Names(before), Names(after)
-    return RecordChange(
+    there = {workload.id for workload in before.workloads}
+    found = RecordChange(
         before=before,
         after=after,
         solutions=tuple(changed(name) for name in old if name in new),
         only_before=tuple(before_names.label(name) for name in old if name not in new),
         only_after=tuple(after_names.label(name) for name in new if name not in old),
+        workloads_only_before=tuple(w.id for w in before.workloads if w.id not in tokens),
+        workloads_only_after=tuple(w.id for w in after.workloads if w.id not in there),
     )
+    if all(cell.change is Change.NOT_COMPARED for cell in found.cells):
+        raise HarnessError(
+            f"{before.run_id} and {after.run_id} have no cell in common that passed in either, so nothing can be compared; "
+            "name records that share some"
+        )
+    return found
+
+
+def only_one_has(change: RecordChange) -> list[str]:
+    """One sentence for each side that has solutions or workloads which the other lacks."""
+    found = []
+    for record, labels, workloads in (
+        (change.before, change.only_before, change.workloads_only_before),
+        (change.after, change.only_after, change.workloads_only_after),
+    ):
+        if labels:
+            found.append(f"Only {record.run_id} has {', '.join(labels)}.")
+        if workloads:
+            names = map(Names(record).workload_at, workloads)
+            found.append(
+                f"{count(len(workloads), 'workload')} only in {record.run_id}: {shortened(names, 4)}."
+            )
+    return found
 
 
 def verdict(change: RecordChange, threshold: float) -> str:
@@ -192,7 +257,7 @@ def verdict(change: RecordChange, threshold: float) -> str:
         count(numbers[Change.GAIN], "gain"),
         f"{numbers[Change.SAME]} within {threshold * 100:g}%",
     ]
-    for kind in (Change.NOISE, Change.MENDED, Change.NOT_COMPARED):
+    for kind in (Change.NOISE, Change.MENDED, Change.PASSED, Change.NOT_COMPARED):
         parts += [f"{numbers[kind]} {kind.value}"] if numbers[kind] else []
     names = f"{change.after.run_id} against {change.before.run_id}"
     return f"{names}: {', '.join(parts)}, of {count(len(cells), 'cell')}."
@@ -211,6 +276,7 @@ def summary_table(changes: Sequence[RecordChange]) -> Table:
         ("mended", "mended", str),
         ("cells", "cells", str),
     )
+    header = spared(header, "cells", "sources")
     sources = {True: "same", False: "changed", None: "not known"}
     rows = []
     for change in changes:
@@ -225,7 +291,7 @@ def summary_table(changes: Sequence[RecordChange]) -> Table:
 
 
 def cells_table(changes: Sequence[RecordChange], only_changed: bool = False) -> Table:
-    """Side by side: one row for each solution and workload, with what each record has for it."""
+    """For people, side by side: one row for each solution and workload, with what each record has for it."""
     first = changes[0].before
     header = [*columns(("solution", "solution"), ("workload", "workload"), ("seq_len", "T", str))]
     header += columns((first.run_id, first.run_id, str))
@@ -234,13 +300,15 @@ def cells_table(changes: Sequence[RecordChange], only_changed: bool = False) -> 
         header += columns(
             (run, run, str), (f"{run} ratio", "now / then", times), (f"{run} change", "change")
         )
-    then = {(cell.solution, cell.workload): cell for cell in first.cells}
+    header = spared(header, *(f"{change.after.run_id} change" for change in changes), "workload")
+    then = grid_of(first)
     by_key = [{(c.solution, c.workload): c for c in change.cells} for change in changes]
     names = Names(first)
     rows = []
-    for key, before in then.items():
+    order = {workload.id: place for place, workload in enumerate(by_tokens(first))}
+    for key, before in sorted(then.items(), key=lambda entry: order[entry[0][1]]):
         found = [cells.get(key) for cells in by_key]
-        quiet = {Change.SAME, Change.NOISE, Change.NOT_COMPARED}
+        quiet = {Change.SAME, Change.NOISE, Change.PASSED, Change.NOT_COMPARED}
         if not any(found) or (only_changed and all(c is None or c.change in quiet for c in found)):
             continue
         tokens = next(c.seq_len for c in found if c)
@@ -251,6 +319,43 @@ def cells_table(changes: Sequence[RecordChange], only_changed: bool = False) -> 
     return table("cells", header, rows)
 
 
+def changes_table(changes: Sequence[RecordChange]) -> Table:
+    """For programs: one row for each solution, workload and later record, with plain numbers."""
+    header = columns(
+        ("solution", "solution"),
+        ("workload", "workload"),
+        ("seq_len", "T", str),
+        ("before", "before"),
+        ("before_status", "status"),
+        ("before_latency_us", "latency us", microseconds),
+        ("before_speedup", "speedup", times),
+        ("after", "after"),
+        ("after_status", "status"),
+        ("after_latency_us", "latency us", microseconds),
+        ("after_speedup", "speedup", times),
+        ("ratio", "now / then", times),
+        ("change_percent", "change", str),
+        ("change", "change"),
+    )
+    rows = []
+    for change in changes:
+        names = Names(change.after)
+        for cell in change.cells:
+            percent = None if cell.ratio is None else (cell.ratio - 1) * 100
+            row: list[object] = [names.label(cell.solution), cell.workload, cell.seq_len]
+            for record, one in ((change.before, cell.before), (change.after, cell.after)):
+                row += [record.run_id, one.status.value, *_speeds(one)]
+            rows.append([*row, cell.ratio, percent, cell.change.value])
+    return table("changes", header, rows)
+
+
+def _speeds(cell: Cell) -> tuple[float | None, float | None]:
+    """Latency in microseconds and speedup; of a cell that did not pass they mean nothing."""
+    if cell.status is not Status.PASSED:
+        return None, None
+    return None if cell.latency_ms is None else cell.latency_ms * 1e3, cell.speedup
+
+
 def describe(cell: Cell) -> str:
     """Latency in microseconds, else the speedup, else how the cell ended."""
     if cell.status is not Status.PASSED:
@@ -258,6 +363,13 @@ def describe(cell: Cell) -> str:
     if cell.latency_ms is not None:
         return f"{cell.latency_ms * 1e3:.1f} us"
     return times(cell.speedup) if cell.speedup is not None else cell.status.value
+
+
+def _copies(one: RunRecord, other: RunRecord) -> bool:
+    """Whether two records differ in nothing but the name that they go by here."""
+    return (
+        one.model_copy(update={"run_id": other.run_id}).model_dump_json() == other.model_dump_json()
+    )
 
 
 def _reference_drift(before: RunRecord, after: RunRecord) -> float | None:
@@ -290,7 +402,7 @@ def _change(before: Cell, after: Cell, ratio: float | None, threshold: float) ->
     if passed == (False, True):
         return Change.MENDED
     if ratio is None:
-        return Change.NOT_COMPARED
+        return Change.PASSED if all(passed) else Change.NOT_COMPARED
     # Symmetrical: 5% slower and the way back count alike.
     if 1 / (1 + threshold) <= ratio <= 1 + threshold:
         return Change.SAME
@@ -329,7 +441,7 @@ def _profile_value(key: str) -> Callable[[RunRecord], object]:
     return lambda record: getattr(record.profile, key)
 
 
-_MUST_AGREE: dict[str, Callable[[RunRecord], object]] = {
+MUST_AGREE: dict[str, Callable[[RunRecord], object]] = {
     "GPU": _gpu,
     "definition": lambda record: record.definition.name,
     "dataset": _dataset,
@@ -341,6 +453,7 @@ _MUST_AGREE: dict[str, Callable[[RunRecord], object]] = {
     "timer": _timer,
     "flashinfer-bench version": lambda r: r.environment.versions.get("flashinfer-bench"),
 }
+"""What must be alike for numbers of two records to be set side by side, and how to get it."""
 
 
 def _said(value: object) -> str:

@@ -1,4 +1,4 @@
-"""What a shell offers after Tab: solutions, runs, profiles. Never an error: where nothing can be read, nothing is offered."""
+"""What a shell offers after Tab: solutions, runs, profiles, suites, tables. Never an error: where nothing can be read, nothing is offered."""
 
 from pathlib import Path
 
@@ -8,7 +8,9 @@ from harness.errors import HarnessError
 from harness.manifest import discover
 from harness.paths import Paths
 from harness.record import RECORD_NAME
+from harness.report.tables import TABLES
 from harness.terminal import paths_of
+from harness.workloads import SUITES
 
 Offers = list[tuple[str, str]]
 """Words, each with what the shell may say about it."""
@@ -36,6 +38,16 @@ def profiles(context: typer.Context, incomplete: str) -> Offers:
     """Files of configs/ without their ending."""
     names = sorted(path.stem for path in _paths(context).configs.glob("*.yaml"))
     return [(name, "") for name in names if name.startswith(incomplete)]
+
+
+def suites(incomplete: str) -> Offers:
+    """Suites of the synthetic dataset."""
+    return [(name, "") for name in SUITES if name.startswith(incomplete)]
+
+
+def report_tables(incomplete: str) -> Offers:
+    """Tables of a report."""
+    return [(name, "") for name in TABLES if name.startswith(incomplete)]
 
 
 def _paths(context: typer.Context) -> Paths:

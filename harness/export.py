@@ -14,9 +14,13 @@ def write_solution_json(variant: Variant, definition: str, out: Path) -> Path:
     """Write one solution as FlashInfer-Bench's Solution in JSON: a contest submission, or a file of a dataset.
 
     Raises:
-        HarnessError: the solution is not one of that definition.
+        HarnessError: the solution is not one of that definition, or `out` is a folder.
     """
     _check_fit(variant, definition)
+    if out.is_dir():
+        raise HarnessError(
+            f"--out: {out} is a folder; name the file, such as {out / 'solution.json'}"
+        )
     write_atomically(out, json.dumps(variant.solution_json(definition), indent=2) + "\n")
     return out
 

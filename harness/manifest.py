@@ -51,8 +51,13 @@ class Manifest(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", examples=["triton_fused_moe_v2"])
     """FlashInfer-Bench solution name, unique among the folders."""
-    label: str | None = Field(default=None, min_length=1)
-    """Short name, the column heading; default: the folder's name."""
+    label: str | None = Field(
+        default=None,
+        # Printable, so that it can stand in a terminal, a table and a chart; no space at its ends.
+        pattern=r"^[^\p{C}\p{Z}](?:[^\p{C}\p{Zl}\p{Zp}]*[^\p{C}\p{Z}])?$",
+        examples=["triton_v2"],
+    )
+    """Short name of printable characters, the column heading; default: the folder's name."""
     summary: str = Field(min_length=1)
     """One line, the "Key difference" column."""
     author: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]*$", examples=["jane_doe"])
@@ -252,3 +257,16 @@ def select(variants: list[Variant], wanted: list[str]) -> list[Variant]:
             raise HarnessError(f"SOLUTIONS: no solution is called '{name}'; {hint}")
         chosen.update((v.name, v) for v in fitting)
     return list(chosen.values())
+
+
+def select_one(variants: list[Variant], name: str) -> Variant:
+    """The one variant called by folder, label or full name.
+
+    Raises:
+        HarnessError: the name fits none, or means every one.
+    """
+    if name == ALL:
+        raise HarnessError(
+            f"SOLUTIONS: '{ALL}' means every solution, and one is asked for; name it"
+        )
+    return select(variants, [name])[0]

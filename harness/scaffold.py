@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from harness.errors import HarnessError
-from harness.manifest import MANIFEST_NAME, Variant, discover, load_variant
+from harness.manifest import ALL, MANIFEST_NAME, Variant, discover, load_variant
 from harness.record import write_atomically
 
 
@@ -24,6 +24,8 @@ def new_solution(solutions: Path, name: str, source: Variant) -> Variant:
         raise HarnessError(
             f"NAME: '{name}' is no solution name; use lower-case letters, digits and '_', a letter first"
         )
+    if name == ALL:
+        raise HarnessError(f"NAME: '{ALL}' means every solution; choose another")
     folder = solutions / name
     if folder.exists():
         raise HarnessError(f"{folder}: exists; choose another name")
@@ -43,7 +45,9 @@ def new_solution(solutions: Path, name: str, source: Variant) -> Variant:
         for path, content in source.sources.items():
             write_atomically(folder / path, content)
         write_atomically(folder / MANIFEST_NAME, text)
-        return load_variant(folder)
+        made = load_variant(folder)
+        discover(solutions)  # whatever it says of the new folder, every later command would say
+        return made
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)  # half a folder would break every later command
         raise

@@ -1,18 +1,18 @@
-"""The table that `bench` prints at the end."""
+"""The tables that `bench` and `verify` print at the end."""
 
-from rich.markup import escape
-from rich.table import Table
-
+from harness.credible import credible
 from harness.record import RunRecord, Status
 from harness.report.numbers import matched
 from harness.stats import Mean, rounded, solution_stats
+from harness.tables import Table, columns, table
 
 
 def summary_table(record: RunRecord) -> Table:
     """One row per solution: how many cells passed, and its speeds or, without a GPU, its worst accuracy."""
+    record, _ = credible(record)
     timed = any(cell.speedup is not None for cell in record.cells)
-    columns = ["average", "T<=901", "T>10K", "min", "max"] if timed else ["lowest matched ratio"]
-    table = Table("solution", "passed", *columns)
+    titles = ["average", "T<=901", "T>10K", "min", "max"] if timed else ["lowest matched ratio"]
+    rows = []
     for solution in record.solutions:
         cells = [c for c in record.cells if c.solution == solution.name]
         passed = sum(c.status is Status.PASSED for c in cells)
@@ -23,31 +23,35 @@ def summary_table(record: RunRecord) -> Table:
             verdict = "SKIPPED"
         elif not timed:
             verdict = f"{'PASS' if passed == len(record.workloads) else 'FAIL'} {verdict}"
-        table.add_row(escape(solution.label), verdict, *_figures(record, solution.name, timed))
-    return table
+        rows.append([solution.label, verdict, *_figures(record, solution.name, timed)])
+    header = columns(*((title, title) for title in ("solution", "passed", *titles)))
+    return table("summary", header, rows)
 
 
 def verdict_table(record: RunRecord) -> Table:
     """One row per solution: how many checks passed, and which failed."""
-    table = Table("solution", "verdict", "passed", "not applicable", "failed")
+    rows = []
     info = record.verification
     for solution in record.solutions:
         found = info.of(solution.name) if info else None
         if found is None:
-            table.add_row(escape(solution.label), "SKIPPED", "-", "-", "-")
+            rows.append([solution.label, "SKIPPED", None, None, None])
             continue
         count = {
             outcome: sum(check.outcome == outcome for check in found.checks)
             for outcome in ("passed", "not_applicable")
         }
-        table.add_row(
-            escape(solution.label),
-            "FAIL" if found.failed else "PASS",
-            str(count["passed"]),
-            str(count["not_applicable"]),
-            escape(", ".join(check.name for check in found.failed)) or "-",
-        )
-    return table
+        failed = ", ".join(check.name for check in found.failed)
+        verdict = "FAIL" if found.failed else "PASS"
+        rows.append([solution.label, verdict, count["passed"], count["not_applicable"], failed])
+    header = columns(
+        ("solution", "solution"),
+        ("verdict", "verdict"),
+        ("passed", "passed", str),
+        ("not_applicable", "not applicable", str),
+        ("failed", "failed"),
+    )
+    return table("verdicts", header, rows)
 
 
 def _figures(record: RunRecord, solution: str, timed: bool) -> list[str]:

@@ -4,11 +4,13 @@ import csv
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table as RichTable
+
+from harness.table_layout import ColumnText, Layout, broken_title, fit
 
 ABSENT = "-"
 
@@ -23,6 +25,8 @@ class Column:
     write: Callable[[Any], str] = str
     """How a value is shown to people; CSV and JSON have it as it is."""
     numeric: bool = False
+    spare: int = 0
+    """0: people always see it; others are left out from the highest on where a terminal is too narrow."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +50,44 @@ class Table:
         writer.writerows(["" if value is None else value for value in row] for row in self.rows)
         return out.getvalue()
 
-    def rich(self) -> RichTable:
-        """For the terminal."""
-        table = RichTable()
-        for column in self.columns:
-            table.add_column(escape(column.title), justify="right" if column.numeric else "left")
-        for row in self.rows:
-            table.add_row(*(escape(_shown(c, v)) for c, v in zip(self.columns, row, strict=True)))
+    def layout(self, width: int) -> Layout:
+        """What of it fits into lines of `width` characters."""
+        shown = self.shown()
+        return fit(
+            [
+                ColumnText(
+                    title=column.title,
+                    cells=tuple(row[i] for row in shown),
+                    firm=column.numeric or i == 0,
+                    spare=column.spare,
+                    empty=all(row[i] == ABSENT for row in shown),
+                )
+                for i, column in enumerate(self.columns)
+            ],
+            width,
+        )
+
+    def rich(self, width: int = 10_000) -> RichTable:
+        """For a terminal whose lines have `width` characters; a line is longer only where nothing else can give."""
+        layout = self.layout(width)
+        table = RichTable(width=layout.total, padding=(0, layout.padding))
+        for i, size in zip(layout.kept, layout.widths, strict=True):
+            column = self.columns[i]
+            title = escape(broken_title(column.title, size))
+            justify = "right" if column.numeric else "left"
+            table.add_column(title, justify=justify, width=size, overflow="fold")
+        for row in self.shown():
+            table.add_row(*(escape(row[i]) for i in layout.kept))
         return table
+
+    def left_out(self, width: int) -> tuple[str, ...]:
+        """Titles of the columns with values that lines of `width` characters have no room for."""
+        kept = self.layout(width).kept
+        return tuple(
+            column.title
+            for i, column in enumerate(self.columns)
+            if i not in kept and any(row[i] is not None for row in self.rows)
+        )
 
     def shown(self) -> tuple[tuple[str, ...], ...]:
         """The rows as people read them."""
@@ -62,12 +96,29 @@ class Table:
         )
 
 
-def columns(*specs: tuple[str, str] | tuple[str, str, Callable[[Any], str]]) -> tuple[Column, ...]:
-    """Columns from (key, title) for text and (key, title, write) for numbers."""
+def columns(
+    *specs: Column | tuple[str, str] | tuple[str, str, Callable[[Any], str]],
+) -> tuple[Column, ...]:
+    """Columns from (key, title) for text, (key, title, write) for numbers, and any as they are."""
     return tuple(
-        Column(spec[0], spec[1], spec[2], numeric=True) if len(spec) == 3 else Column(*spec)
+        spec
+        if isinstance(spec, Column)
+        else Column(spec[0], spec[1], spec[2], numeric=True)
+        if len(spec) == 3
+        else Column(*spec)
         for spec in specs
     )
+
+
+def yes_or_no(value: bool) -> str:
+    """A bool as people read it; programs get it as it is."""
+    return "yes" if value else "no"
+
+
+def spared(header: Sequence[Column], *keys: str) -> tuple[Column, ...]:
+    """The columns, of which those named may be left out where there is no room, the first of them first."""
+    ranks = {key: len(keys) - i for i, key in enumerate(keys)}
+    return tuple(replace(column, spare=ranks.get(column.key, 0)) for column in header)
 
 
 def table(name: str, header: Sequence[Column], rows: Sequence[Sequence[Any]]) -> Table:

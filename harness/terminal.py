@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from harness.errors import HarnessError
 from harness.paths import Paths
+from harness.record import RECORD_NAME
 from harness.tables import Table
 
 
@@ -27,8 +29,21 @@ errors = Console(stderr=True, soft_wrap=True)
 SolutionsDir = Annotated[Path | None, typer.Option(help="Folder of solution folders [solutions/].")]
 ConfigsDir = Annotated[Path | None, typer.Option(help="Folder of profiles [configs/].")]
 ResultsDir = Annotated[Path | None, typer.Option(help="Folder of run folders [results/].")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV, for spreadsheets.")]
+
+
+def _one_format(context: typer.Context, parameter: typer.CallbackParam, value: bool) -> bool:
+    others = {"as_json", "as_csv"} - {parameter.name}
+    if value and any(context.params.get(other) for other in others):
+        raise HarnessError("--json, --csv: both were given, and one can be printed; leave one out")
+    return value
+
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON, for programs.", callback=_one_format)
+]
+AsCsv = Annotated[
+    bool, typer.Option("--csv", help="Print CSV, for spreadsheets.", callback=_one_format)
+]
 
 
 def paths_of(
@@ -45,8 +60,10 @@ def paths_of(
 
 
 def run_folder(run: str, results: Path) -> Path:
-    """The folder of a run that was named by its path or by its name under `results`."""
+    """The folder of a run that was named by its path, that of its record, or its name under `results`."""
     folder = Path(run)
+    if folder.name == RECORD_NAME and folder.is_file():
+        return folder.parent
     return folder if folder.exists() else results / run.removeprefix("results/")
 
 
@@ -62,4 +79,11 @@ def print_table(table: Table, as_json: bool = False, as_csv: bool = False) -> No
     elif as_csv:
         typer.echo(table.csv(), nl=False)
     else:
-        console.print(table.rich())
+        # Nothing is cropped: a line that cannot be made shorter runs over.
+        console.print(table.rich(console.width), crop=False, soft_wrap=True)
+        if missing := table.left_out(console.width):
+            console.print(
+                f"No room here for: {', '.join(missing)}; a wider terminal, --csv and --json have all.",
+                highlight=False,
+                markup=False,
+            )

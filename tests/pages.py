@@ -33,7 +33,6 @@ def fresh_copy(folder: Path) -> Path:
     """The project as cloned and set up: its files, and a .venv that is the environment of the tests."""
     copy = folder / "clone"
     shutil.copytree(PROJECT, copy, ignore=LEFT_OUT)
-    (copy / "build").mkdir()
     if in_venv():
         (copy / ".venv").mkdir()
         for entry in Path(sys.prefix).iterdir():
@@ -56,7 +55,7 @@ def run_blocks(
     wanted = set(kinds) if in_venv() else set(kinds) - {"setup"}
     chosen = [text for kind, text in blocks(page) if kind in wanted]
     without_venv = {} if in_venv() else {"VENV": "", "PYTHON": sys.executable}
-    env = environment(HOME=str(copy / "build"), **without_venv)
+    env = environment(HOME=str(copy.parent), **without_venv)
     for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
         env.pop(name, None)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(copy), os.environ.get("PYTHONPATH")]))

@@ -42,8 +42,14 @@ def test_reading_a_report(tmp_path: Path):
     before = {p.relative_to(copy): p.read_bytes() for p in (copy / "results").rglob("*.*")}
     done = run(copy, "reading-a-report.md")
     after = {p.relative_to(copy): p.read_bytes() for p in (copy / "results").rglob("*.*")}
-    assert after == before, "rendering a committed record again changes nothing"
-    assert "GPU differs" in done.stderr and "exit code 2" in done.stdout
+    assert {p: after.get(p) for p in before} == before, (
+        "rendering a committed record again changes nothing"
+    )
+    assert "GPU differs" in done.stderr and done.stdout.count("exit code 2") == 2
+    assert "rtol of the profile differs: seed-profile has 0.2, contest-profile 0.3" in done.stdout
+    assert "contest-profile against seed-profile: 0 regressions, 0 lost" in done.stdout
+    traces = (copy / "results" / "2026-11-25-h200-hopper" / "traces.jsonl").read_text().splitlines()
+    assert f" {len(traces)} traces" in done.stdout
     assert json.loads((copy / "build" / "tables.json").read_text())["cells"]
     assert (copy / "build" / "cells.csv").read_text().startswith("workload,")
     assert list((copy / "build" / "history" / "triton_v2").glob("*.svg"))

@@ -1,13 +1,14 @@
 """Charts as SVG files that are the same, byte for byte, wherever and whenever they are drawn.
 
-Colours are those of Okabe and Ito, which differ for colour-blind readers too; a marker per solution tells them apart
-without colour. Ink and paper follow the reader's light or dark mode through a style sheet inside the file, and every mark
+Colours are those of Okabe and Ito, which differ for colour-blind readers too, the lightest two darkened until they stand
+out from white paper; a marker per solution tells them apart without colour. Ink and paper follow the reader's light or dark mode through a style sheet inside the file, and every mark
 has a `<title>` that browsers show on hover.
 """
 
 import io
 import math
 import re
+import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,13 @@ from harness.report.series import Chart, Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#C28500", "#3A93C9", "#8A8A8A")
+"""Each has a contrast of 3 or more to both papers."""
+LINES = ("-", ":", "-.", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
+"""The next one where the palette begins again; dashes are the guide's."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 """As many as have no common divisor with the palette: 77 solutions differ in colour or marker."""
 INK, GRID, PAPER = "#24292f", "#d0d7de", "#ffffff"
@@ -79,16 +85,37 @@ def draw(chart: Chart) -> str:
         axes = figure.add_subplot()
         notes = _plot(axes, chart)
         _scale(axes, chart)
-        axes.set_title(chart.title)
-        axes.set_xlabel(chart.x_label)
+        axes.set_title(_plain(chart.title), parse_math=False)
+        axes.set_xlabel("\n".join(map(_plain, (chart.x_label, *chart.notes))), parse_math=False)
         axes.set_ylabel(chart.y_label)
-        # Under the axes, where it hides no mark and leaves them the whole width of a phone.
-        labels = [str(line.get_label()) for line in axes.get_lines()]
-        figure.legend(loc="outside lower left", ncols=_legend_columns(labels), columnspacing=1.2)
+        _legend(figure, axes.get_lines())
         out = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(out, format="svg", metadata=nothing)
+        with warnings.catch_warnings():
+            # Text stays text, which the reader's fonts draw: what DejaVu Sans lacks is no loss.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure.savefig(out, format="svg", metadata=nothing)
     return _finished(out.getvalue(), chart, notes)
+
+
+def _legend(figure: "Figure", lines: "Sequence[Line2D]") -> None:
+    """Name the lines under the axes, where it hides no mark and leaves them the whole width of a phone."""
+    labels = [_plain(str(line.get_label())) for line in lines]
+    # Put in afterwards: matplotlib leaves out labels that begin with '_', and reads formulas between '$'.
+    legend = figure.legend(
+        *(lines, [str(number) for number in range(len(labels))]),
+        loc="outside lower left",
+        ncols=_legend_columns(labels),
+        columnspacing=1.2,
+    )
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_parse_math(False)
+        text.set_text(label)
+
+
+def _plain(text: str) -> str:
+    """Text on one line and without characters that an XML file cannot hold."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _legend_columns(labels: Sequence[str]) -> int:
@@ -121,6 +148,7 @@ def _plot(axes: "Axes", chart: Chart) -> dict[str, Sequence[Point]]:
             linewidth=1.0 if chart.ticks else 0.6,
             markersize=5.5 if chart.ticks else 4.5,
             color=PALETTE[series.index % len(PALETTE)],
+            linestyle=LINES[series.index // len(PALETTE) % len(LINES)],
             marker=MARKERS[series.index % len(MARKERS)],
             markeredgecolor=INK,
             markeredgewidth=0.5,
@@ -155,7 +183,8 @@ def _scale(axes: "Axes", chart: Chart) -> None:
         step = max(1, math.ceil(len(chart.ticks) / MAX_X_TICKS))
         shown = range(0, len(chart.ticks), step)
         axes.set_xlim(-0.5, len(chart.ticks) - 0.5)
-        axes.set_xticks(list(shown), [chart.ticks[i] for i in shown], rotation=90)
+        names = [_plain(chart.ticks[i]) for i in shown]
+        axes.set_xticks(list(shown), names, rotation=90, parse_math=False)
         axes.xaxis.set_minor_locator(FixedLocator([]))
     else:
         axes.set_xscale("log")
@@ -203,7 +232,7 @@ def _finished(svg: str, chart: Chart, notes: dict[str, Sequence[Point]]) -> str:
     root.attrib.pop("width")
     root.attrib.pop("height")
     root.set("role", "img")
-    root.set("aria-label", f"{chart.title}. {chart.alt}")
+    root.set("aria-label", _plain(f"{chart.title}. {chart.alt}"))
     style = ElementTree.Element(f"{{{SVG}}}style")
     style.text = (
         "text{font-family:'DejaVu Sans',Verdana,sans-serif}"
@@ -238,4 +267,4 @@ def _hover(root: ElementTree.Element, group: str, points: Sequence[Point]) -> No
             for mark in mine:
                 mark.attrib.pop("style", None)
     for mark, point in zip(marks, points, strict=True):
-        ElementTree.SubElement(mark, f"{{{SVG}}}title").text = point.note
+        ElementTree.SubElement(mark, f"{{{SVG}}}title").text = _plain(point.note)

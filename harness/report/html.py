@@ -1,12 +1,13 @@
 """A report as one HTML file that needs nothing else: tables to sort and filter, charts, and every section of the markdown."""
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from harness.record import RunRecord, Status
 from harness.report.charts import GRID, INK, PAPER
@@ -75,7 +76,7 @@ def render_html(record: RunRecord, charts: Mapping[str, str]) -> str:
     return environment.get_template("report.html.j2").render(
         report=report,
         head=_to_html(head),
-        sections=[_to_html(body) for title, body in sections if title != INTERACTIVE],
+        sections=[_to_html(body, title) for title, body in sections if title != INTERACTIVE],
         charts=[(c, _inline(charts[c.name])) for c in known if c.name in charts],
         undrawn=bool(known) and not charts,
         columns=columns,
@@ -181,13 +182,23 @@ def _split(markdown: str) -> tuple[str, list[tuple[str, str]]]:
     return head, [(title, body) for title, body in sections]
 
 
-def _to_html(markdown: str) -> Markup:
-    """Markdown as HTML, without its images (charts have a section of their own) and with tables that scroll by themselves."""
+def _to_html(markdown: str, title: str = "") -> Markup:
+    """Markdown as HTML, without its images (charts have a section of their own) and with tables that scroll by themselves.
+
+    Args:
+        title: names the tables for those who hear the page.
+    """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     body = parser.render(re.sub(r"(?m)^!\[.*\]\(.*\)\n", "", markdown))
-    body = body.replace("<table>", '<div class="scroll" tabindex="0"><table>')
-    # A table without headings, as that of the environment, has an empty first row.
-    body = re.sub(r"<thead>\s*<tr>\s*(<th[^>]*></th>\s*)+</tr>\s*</thead>\n?", "", body)
+    numbers = itertools.count(1)
+    several = body.count("<table>") > 1
+
+    def region(_: re.Match[str]) -> str:
+        number = f" {next(numbers)}" if several else ""
+        name = escape(f"{title}: table{number}")
+        return f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table>'
+
+    body = re.sub("<table>", region, body)
     return Markup(body.replace("</table>", "</table></div>"))
 
 

@@ -178,9 +178,10 @@ class Report:
     claims: ClaimsView | None
     run_id: str
     reproduce: list[str]
-    git_commit: str | None
-    git_changes: str
-    """A comment for the line that checks the commit out, when that is not the whole truth."""
+    checkout: str | None
+    """The line that gets the sources back, if one does."""
+    sources_sentence: str | None
+    """What identifies the sources where the commit may not."""
     real_dataset: bool
     required_matched_ratio: float
     repeats: int

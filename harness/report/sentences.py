@@ -8,8 +8,10 @@ from harness.report.names import Names
 from harness.report.numbers import count, listed, plain, shortened, span, times
 from harness.stats import (
     CLOSE,
+    Best,
     Bucket,
     Comparison,
+    Mean,
     Ranking,
     best_on,
     compare,
@@ -197,7 +199,9 @@ def bucket(record: RunRecord, part: Bucket, best: str | None, names: Names) -> s
         value = f"{times(mean.value or 0.0)}{_coverage(mean.count, mean.total)}"
         text = f"{who} {has} the highest average, {value}"
     bests = [found for workload in part.ids if (found := best_on(record, workload))]
-    if len(first) == 1:
+    if len(first) == 1 and all(found.tie and first[0] in found.winners for found in bests):
+        text = _tied(means, first[0], bests, names)
+    elif len(first) == 1:
         alone = sum(found.winners == first for found in bests)
         shared = sum(found.tie and first[0] in found.winners for found in bests)
         ties = f" and ties on {shared}" if shared else ""
@@ -215,6 +219,18 @@ def bucket(record: RunRecord, part: Bucket, best: str | None, names: Names) -> s
     if ratios:
         text += f" The speedup of {names.label(best)} is {listed(ratios)}."
     return text
+
+
+def _tied(means: Mapping[str, Mean], leader: str, bests: Sequence[Best], names: Names) -> str:
+    """A leader that ties on every workload of a bucket leads by no more than noise or rounding."""
+    everywhere = set.intersection(*(set(found.winners) for found in bests))
+    which = "the only workload" if len(bests) == 1 else f"each of the {len(bests)} workloads"
+    if everywhere == {leader}:
+        value = times(means[leader].value or 0.0)
+        return f"{names.label(leader)} has the highest average, {value}, and ties with another on {which}"
+    tied = [name for name in means if name in everywhere]
+    values = listed(times(means[name].value or 0.0) for name in tied)
+    return f"{listed(map(names.label, tied))} tie on {which}, with averages of {values}"
 
 
 def ranking_line(ranks: Ranking, names: Names) -> str | None:
@@ -332,8 +348,23 @@ def commit(commit: str | None, dirty: bool | None) -> str:
     return f"{commit} with uncommitted changes" if dirty else commit
 
 
-def git_changes(dirty: bool | None) -> str:
-    """What a checkout of the commit lacks, as a comment in bash; empty when it lacks nothing."""
-    if dirty is None:
-        return "  # whether there were uncommitted changes is not known"
-    return "  # plus uncommitted changes, which the record does not hold" if dirty else ""
+def checkout(commit: str | None, dirty: bool | None) -> str | None:
+    """The line that gets the sources back; None where a checkout is known not to."""
+    if commit is None or dirty:
+        return None
+    return f"git checkout {commit}" + ("" if dirty is False else "  # if nothing was uncommitted")
+
+
+def sources(commit: str | None, dirty: bool | None) -> str | None:
+    """What identifies the sources where the commit may not; None where it does."""
+    if commit is None or dirty is False:
+        return None
+    doubt = (
+        f"The run was made from commit {commit} with uncommitted changes, which a checkout does not bring back."
+        if dirty
+        else f"Whether commit {commit} had uncommitted changes is not known, so a checkout may not bring everything back."
+    )
+    return (
+        f"{doubt} The sources that ran are identified by their hashes under Environment; `python -m harness history VARIANT` "
+        "says which records are of the sources at hand."
+    )

@@ -13,6 +13,7 @@ from harness.report.numbers import (
     matched,
     microseconds,
     plain,
+    shortened,
     times,
 )
 
@@ -62,6 +63,8 @@ class Chart:
     guide: Guide | None
     alt: str
     """The chart in words, for those who do not see it."""
+    notes: tuple[str, ...] = ()
+    """What must be said beside it, a line each."""
 
 
 def charts_of(report: Report) -> tuple[Chart, ...]:
@@ -128,19 +131,21 @@ def _by_workload(
         series=series,
         guide=guide,
         alt=_alt(title, series, write),
+        notes=_without_points(report, series),
     )
 
 
 def _latency(report: Report) -> Chart:
     def point(_: int, row: RowView, cell: CellView) -> Point | None:
-        return Point(row.seq_len, cell.latency_us, "") if _drawable(cell.latency_us, True) else None
+        there = row.seq_len > 0 and _drawable(cell.latency_us, True)
+        return Point(row.seq_len, cell.latency_us, "") if there else None
 
     floors = tuple(
         Point(
             row.seq_len, row.floor.us, f"floor of {row.short_id}: {microseconds(row.floor.us)} us"
         )
         for row in report.rows
-        if row.floor
+        if row.floor and row.seq_len > 0
     )
     series = _series(report, point)
     return Chart(
@@ -154,7 +159,18 @@ def _latency(report: Report) -> Chart:
         guide=Guide("floor", points=floors) if floors else None,
         alt=_alt("Latency in microseconds", series, microseconds)
         + (" The floor is drawn in." if floors else ""),
+        notes=(
+            f"{'Latency and floor depend' if floors else 'Latency depends'} on routing and offset too, not on T alone.",
+            *_without_points(report, series),
+        ),
     )
+
+
+def _without_points(report: Report, series: tuple[Series, ...]) -> tuple[str, ...]:
+    """A line that names the solutions of which the chart shows nothing, where there are any."""
+    drawn = {one.index for one in series}
+    absent = [label for index, label in enumerate(report.labels) if index not in drawn]
+    return (f"No point: {shortened(absent, 4)}.",) if absent else ()
 
 
 def _series(

@@ -1,26 +1,12 @@
 """The tables of a report as plain data, for CSV and JSON."""
 
+from collections.abc import Callable
+
 from harness.record import RunRecord, Status
 from harness.report.model import Report
 from harness.report.numbers import error_size, matched, microseconds, times
 from harness.report.view import build_report
-from harness.tables import Column, Table, columns, table
-
-
-def tables_of(record: RunRecord) -> dict[str, Table]:
-    """Every table of the report of `record`, by name; those without a row are left out."""
-    report = build_report(record)
-    made = (
-        _cells(report),
-        _results(report),
-        _summary(report),
-        _comparison(report),
-        _ranking(report),
-        _correctness(report),
-        _failures(report),
-        _environment(report),
-    )
-    return {one.name: one for one in made if one.rows}
+from harness.tables import Column, Table, columns, spared, table
 
 
 def _workload_columns() -> tuple[Column, ...]:
@@ -45,6 +31,11 @@ def _cells(report: Report) -> Table:
             ("reason", "reason"),
         ),
     ]
+    header = spared(
+        header,
+        *("interval_low_us", "interval_high_us", "max_rel_error", "max_abs_error"),
+        *("floor_us", "offset", "matched_ratio"),
+    )
     rows = []
     for row in report.rows:
         for label, cell in zip(report.labels, row.cells, strict=True):
@@ -178,3 +169,23 @@ def _failures(report: Report) -> Table:
 
 def _environment(report: Report) -> Table:
     return table("environment", columns(("key", "key"), ("value", "value")), report.environment)
+
+
+TABLES: dict[str, Callable[[Report], Table]] = {
+    "cells": _cells,
+    "results": _results,
+    "summary": _summary,
+    "comparison": _comparison,
+    "ranking": _ranking,
+    "correctness": _correctness,
+    "failures": _failures,
+    "environment": _environment,
+}
+"""Every table of a report, by name; for a record that has no row for it, a header alone."""
+
+
+def tables_of(record: RunRecord) -> dict[str, Table]:
+    """The tables of the report of `record`, by name; those without a row are left out."""
+    report = build_report(record)
+    made = {name: make(report) for name, make in TABLES.items()}
+    return {name: one for name, one in made.items() if one.rows}

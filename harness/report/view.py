@@ -6,6 +6,8 @@ Every number and sentence in it is computed here, in harness.stats or in harness
 from statistics import median
 from typing import Literal
 
+from harness.credible import credible
+from harness.grid import Grid, grid_of
 from harness.noise import Interval, median_interval
 from harness.record import Cell, GpuState, RunRecord, SolutionInfo, Status, WorkloadInfo
 from harness.report import sentences
@@ -49,9 +51,10 @@ BASELINE_PREFIX = "flashinfer_moe"
 
 def build_report(record: RunRecord) -> Report:
     """Compute everything that a report of `record` shows."""
+    record, doubts = credible(record)
     names = Names(record)
     correctness_only = record.backend == "cpu"
-    grid = _grid(record)
+    grid = grid_of(record)
     rows = tuple(_row(record, workload, grid, names) for workload in by_tokens(record))
     labels = tuple(names.label(solution.name) for solution in record.solutions)
     ranks = ranking(record)
@@ -99,41 +102,21 @@ def build_report(record: RunRecord) -> Report:
             for label, solution in zip(labels, record.solutions, strict=True)
             if solution.notes.strip()
         ),
-        warnings=tuple(record.warnings),
+        warnings=(*record.warnings, *doubts),
         environment=_environment(record, names),
         claims=_claims(record),
         run_id=record.run_id,
-        reproduce=record.command or _bench_command(record, labels),
-        git_commit=record.environment.git_commit,
-        git_changes=sentences.git_changes(record.environment.git_dirty),
+        reproduce=without_run(record.command) or _bench_command(record, labels),
+        checkout=sentences.checkout(record.environment.git_commit, record.environment.git_dirty),
+        sources_sentence=sentences.sources(
+            record.environment.git_commit, record.environment.git_dirty
+        ),
         real_dataset=record.dataset.kind == "real",
         required_matched_ratio=record.profile.required_matched_ratio,
         repeats=record.repeats,
         verification=build_verification(record, names),
         resumptions=sentences.resumptions(record),
     )
-
-
-Grid = dict[tuple[str, str], Cell]
-
-
-def _grid(record: RunRecord) -> Grid:
-    """Every (solution, workload) that was asked for; a cell the record lacks is MISSING."""
-    grid: Grid = {}
-    for cell in record.cells:
-        grid.setdefault((cell.solution, cell.workload), cell)
-    return {
-        (solution.name, workload.id): grid.get((solution.name, workload.id))
-        or Cell(
-            solution=solution.name,
-            workload=workload.id,
-            status=Status.MISSING,
-            reason="the record has no such cell",
-            origin="harness",
-        )
-        for solution in record.solutions
-        for workload in by_tokens(record)
-    }
 
 
 def _row(record: RunRecord, workload: WorkloadInfo, grid: Grid, names: Names) -> RowView:
@@ -317,6 +300,15 @@ def _claims(record: RunRecord) -> ClaimsView | None:
         contradicted=contradicted,
         not_checkable=those("not checkable"),
     )
+
+
+def without_run(command: list[str]) -> list[str]:
+    """A command line without the name of its run, which is taken by now."""
+    found: list[str] = []
+    for before, word in zip(["", *command], command, strict=False):
+        if before != "--run" and word != "--run" and not word.startswith(("--run=", "RUN=")):
+            found.append(word)
+    return found
 
 
 def _bench_command(record: RunRecord, labels: tuple[str, ...]) -> list[str]:

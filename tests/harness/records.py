@@ -407,6 +407,19 @@ def verified() -> RunRecord:
     return made.model_copy(update={"cells": judged, "verification": info})
 
 
+def all_verified() -> RunRecord:
+    """Every solution passed verification; the commit had uncommitted changes, and the run had a name."""
+    info = VerificationInfo(form="full", seed=77, solutions=[verdict("a"), verdict("b")])
+    made = record(
+        [solution("a"), solution("b")],
+        [W1],
+        [passed("a", W1, 0.4), passed("b", W1, 0.5)],
+        command=["python", "-m", "harness", "bench", "a", "b", "--run", "mine", "--verify"],
+    )
+    made.environment.git_dirty = True
+    return made.model_copy(update={"verification": info})
+
+
 def nine_by_nineteen() -> RunRecord:
     """The size of a full comparison: nine solutions on nineteen workloads, two cells failed with a long log."""
     tokens = [1, 7, 14, 15, 16, 32, *range(52, 60), 62, 80, 901, 11948, 14107]
@@ -450,5 +463,6 @@ ALL = {
         cpu,
         repeated,
         verified,
+        all_verified,
     )
 }

@@ -1,5 +1,7 @@
 """The command line: errors are one line on stderr with the documented exit code, and never a traceback."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -187,6 +189,8 @@ def test_list_doctor_definitions() -> None:
     assert listed.returncode == 0
     for name in ("sglang_v1", "sglang_fp8_blockwise_moe_v2", "triton_fused_moe_v2"):
         assert name in listed.stdout
+    rows = json.loads(harness("list", "--json").stdout)
+    assert {type(row["runs_here"]) for row in rows} == {bool}
     doctor = harness("doctor")
     assert (
         doctor.returncode == 0 and "flashinfer-bench" in doctor.stdout and "0.1.2" in doctor.stdout
@@ -230,6 +234,39 @@ def test_makefile_hands_names_over(goal: str, words: str) -> None:
         f"make -n {goal}", shell=True, cwd=PROJECT, capture_output=True, text=True
     )
     assert f"-m harness {words}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("goal", "words"),
+    [
+        ("compare A=results/x", "give A= and B=, each a run"),
+        ("compare", "give A= and B="),
+        ("report", "give RUN=results/<run>"),
+        ("history", "give VARIANT="),
+        ("new", "give NAME="),
+        ("export", "give NAME="),
+        ("dataset", "give OUT="),
+    ],
+)
+def test_make_says_which_variable_is_missing(goal: str, words: str) -> None:
+    """Instead of what the command makes of an empty word."""
+    command = ["make", "--no-print-directory", *goal.split(), "VENV=", f"PYTHON={sys.executable}"]
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True)
+    assert done.returncode == 2
+    ours = [line for line in done.stderr.splitlines() if not line.startswith("make:")]
+    assert len(ours) == 1 and ours[0].startswith("error: ") and words in ours[0], done.stderr
+
+
+def test_repetitions_without_a_gpu_are_named(tmp_path: Path) -> None:
+    """The CPU backend times nothing, so they would be left out in silence."""
+    write_solution(tmp_path / "solutions", "a")
+    done = harness(
+        *("bench", "a", "--backend", "cpu", "--repeats", "3", "--workloads", "one-token"),
+        *("--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results"),
+        "--no-verify",
+    )
+    assert done.returncode == 0 and "REPEATS=3 was not used" in done.stderr, done.stderr
 
 
 def test_help_of_every_command_has_an_example() -> None:

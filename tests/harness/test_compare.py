@@ -171,7 +171,7 @@ def test_remarks_say_what_may_explain_a_change():
     said = " ".join(remarks([before, after]))
     for words in ("another host", "interrupted", "hardware slowdown", "1.20x as long"):
         assert words in said
-    assert remarks([before, before]) == []
+    assert remarks([before, before]) == ["then and then are the same record."]
 
 
 @pytest.fixture
@@ -217,16 +217,109 @@ def test_for_programs(folders: Path):
     assert data["records"] == ["then", "slow"]
     assert data["cells"][0] == {
         "solution": "a",
-        "workload": "11111111",
+        "workload": W1.id,
         "seq_len": 1,
-        "then": "1000.0 us",
-        "slow": "2000.0 us",
-        "slow ratio": 2.0,
-        "slow change": "regression",
+        "before": "then",
+        "before_status": "PASSED",
+        "before_latency_us": 1000.0,
+        "before_speedup": 12.0,
+        "after": "slow",
+        "after_status": "PASSED",
+        "after_latency_us": 2000.0,
+        "after_speedup": 6.0,
+        "ratio": 2.0,
+        "change_percent": 100.0,
+        "change": "regression",
     }
+    assert data["differences"] == [] and data["only"][0]["only_before"] == []
     done = harness("compare", folders / "then", folders / "slow", "--csv")
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
-    assert [row["slow change"] for row in rows] == ["regression", "same"]
+    assert [row["change"] for row in rows] == ["regression", "same"]
+    assert float(rows[0]["after_latency_us"]) == 2000.0
+
+
+def test_what_differs_is_said_where_it_is_allowed(folders: Path):
+    """--allow-different compares, and still names every difference, to people and to programs."""
+    where = (folders / "then", folders / "elsewhere", "--allow-different")
+    said = "GPU differs: then has NVIDIA H200, same NVIDIA H100"
+    assert said in harness("compare", *where).stdout
+    assert json.loads(harness("compare", *where, "--json").stdout)["differences"] == [said]
+
+
+def test_a_copied_record_keeps_its_columns(folders: Path):
+    """Two records of one run id: nothing of either is lost, and what is said of one record is said once."""
+    one = run("then", {"a": [1.0, 1.0]}, warnings=["Clocks were held down."])
+    for name in ("one", "copy"):
+        save_record(one, folders / name)
+    save_record(run("then", {"a": [3.0, 1.0]}), folders / "other")
+    done = harness("compare", *(folders / n for n in ("one", "copy", "other")), "--json")
+    data = json.loads(done.stdout)
+    names = [str(folders / name) for name in ("one", "copy", "other")]
+    assert done.returncode == 3 and data["records"] == names
+    assert [(c["after"], c["after_latency_us"]) for c in data["cells"] if c["seq_len"] == 1] == [
+        (names[1], 1000.0),
+        (names[2], 3000.0),
+    ]
+    assert sum("Clocks were held down" in line for line in data["remarks"]) == 1
+    assert f"{names[1]} and {names[0]} are the same record." in data["remarks"]
+    done = harness("compare", folders / "one", folders / "one", "--json")
+    data = json.loads(done.stdout)
+    assert len(set(data["records"])) == 2 and len(data["remarks"]) == 2
+
+
+def test_cells_that_a_record_lacks_are_lost(folders: Path):
+    """As in the report of that record, where they are MISSING: they must not count as fine."""
+    before, after = run("then", {"a": [1.0, 1.0]}), run("now", {"a": [1.0, 1.0]})
+    del after.cells[1]
+    found = compare_records(before, after)
+    assert changes_of(found) == {("a", "11"): Change.SAME, ("a", "57"): Change.LOST}
+    assert found.regressed and found.cells[1].after.status.value == "MISSING"
+    save_record(after, folders / "now")
+    done = harness("compare", folders / "then", folders / "now")
+    assert done.returncode == 3 and "1 lost" in done.stdout and "MISSING" in done.stdout
+
+
+def test_workloads_of_one_record_only_are_named(folders: Path):
+    before, after = run("then", {"a": [1.0, 1.0]}), run("now", {"a": [1.0, 1.0]})
+    after.workloads, after.cells = after.workloads[:1], after.cells[:1]
+    found = compare_records(before, after)
+    assert found.workloads_only_before == (W57.id,) and found.workloads_only_after == ()
+    save_record(after, folders / "now")
+    done = harness("compare", folders / "then", folders / "now")
+    assert done.returncode == 0 and "1 workload only in then: 57575757 (T=57)." in done.stdout
+    data = json.loads(harness("compare", folders / "then", folders / "now", "--json").stdout)
+    assert data["only"][0]["workloads_only_before"] == [W57.id]
+
+
+def test_where_nothing_passed_there_is_nothing_to_compare(folders: Path):
+    """No cell compared is no success."""
+    before, after = run("then", {"a": [0, 0]}), run("now", {"a": [0, 0]})
+    with pytest.raises(HarnessError, match="no cell in common that passed in either"):
+        compare_records(before, after)
+    after.cells.clear()
+    with pytest.raises(HarnessError, match="nothing can be compared"):
+        compare_records(before, after)
+
+
+def test_records_without_speeds_are_compared_by_what_passed():
+    """As on the CPU backend."""
+    before, after = records.cpu(), records.cpu()
+    (all_local,) = (c for c in after.cells if c.matched_ratio == 0.93)
+    after.cells[after.cells.index(all_local)] = all_local.model_copy(
+        update={"status": records.Status.INCORRECT_NUMERICAL}
+    )
+    found = compare_records(before, after)
+    assert [c.change for c in found.cells] == [
+        *(Change.PASSED, Change.LOST, Change.PASSED, Change.NOT_COMPARED),
+    ]
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-1"])
+def test_a_threshold_is_a_number_of_percent(folders: Path, value: str):
+    """An infinite one would pass everything."""
+    done = harness("compare", folders / "then", folders / "slow", "--threshold", value)
+    assert done.returncode == 2 and "--threshold" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_make_compare_hands_everything_over():

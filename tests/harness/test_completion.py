@@ -39,6 +39,9 @@ def offered(line: str) -> list[str]:
         ("harness report results/2026-02", ["results/2026-02-02-b200"]),
         ("harness compare 2026-11-24-h200 2026-02", ["2026-02-02-b200"]),
         ("harness history nothing_like_it", []),
+        ("harness bench --suite s", ["sweep", "skewed"]),
+        ("harness dataset --suite p", ["published"]),
+        ("harness report 2026-11-24-h200 --table c", ["cells", "comparison", "correctness"]),
     ],
 )
 def test_words(line: str, expected: list[str]):

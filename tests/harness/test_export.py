@@ -104,6 +104,8 @@ def test_export_command(tmp_path: Path):
     assert (kit / "solution" / "cuda" / "moe.cu").exists()
     done = harness("export", "triton_v2", "--definition", "rmsnorm", "--out", tmp_path / "s.json")
     assert done.returncode == 2 and "rmsnorm" in done.stderr and not (tmp_path / "s.json").exists()
+    done = harness("export", "triton_v2", "--out", tmp_path)
+    assert done.returncode == 2 and f"--out: {tmp_path} is a folder" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +140,8 @@ def test_committed_traces_load_in_flashinfer_bench(published: Path, folder: Path
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
-def test_committed_traces_are_what_the_viewer_takes(folder: Path):
-    """FlashInfer-Bench's viewer reads one JSON object, in JavaScript, which knows no NaN and Infinity."""
+def test_committed_traces_are_plain_json(folder: Path):
+    """One object a line, without NaN and Infinity, which other readers of JSON do not know."""
     for line in (folder / "traces.jsonl").read_text().splitlines():
         trace = json.loads(line, parse_constant=pytest.fail)
         assert {"definition", "workload", "solution", "evaluation"} <= set(trace)

@@ -131,6 +131,27 @@ def test_duplicate_label(tmp_path: Path) -> None:
         discover(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("label", "good"),
+    [
+        *[(label, True) for label in ("größer", "[red]a", "two words", "x", "$\\frac$", "_a")],
+        *[
+            (label, False)
+            for label in ("", " ", " a", "a ", "a\x1b[31m", "a\tb", "a\nb", "a\u2028b")
+        ],
+        ("right\u202eleft", False),
+    ],
+)
+def test_a_label_is_printable(tmp_path: Path, label: str, good: bool) -> None:
+    """It stands in terminals, tables and charts, where an escape sequence or a line break would do harm."""
+    folder = write_solution(tmp_path, "a", label=label)
+    if good:
+        assert load_variant(folder).label == label
+    else:
+        with pytest.raises(HarnessError, match="key 'label': must look like 'triton_v2'"):
+            load_variant(folder)
+
+
 @pytest.mark.parametrize(("key", "names"), [("label", ["a", "z"]), ("name", ["z", "a"])])
 def test_the_name_of_another_folder(tmp_path: Path, key: str, names: list[str]) -> None:
     """Whichever folder comes first: the one that borrowed the other's name is told."""

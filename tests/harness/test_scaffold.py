@@ -48,6 +48,7 @@ def test_the_new_solution_passes(tmp_path: Path):
         ("../x", "no solution name"),
         ("Mine", "no solution name"),
         ("first", "exists"),
+        ("all", "'all' means every solution"),
         ("other_label", "is a name of"),
     ],
 )
@@ -58,6 +59,34 @@ def test_names_that_cannot_be(tmp_path: Path, name: str, words: str):
     with pytest.raises(HarnessError, match=words):
         new_solution(tmp_path, name, load_variant(tmp_path / "first"))
     assert sorted(p for p in tmp_path.rglob("*")) == before
+
+
+def test_a_rule_across_folders_takes_the_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What `discover` would say of the new folder is said at once, and the folder does not stay to break the rest."""
+    write_solution(tmp_path, "first")
+    calls = iter((discover(tmp_path), HarnessError("a rule across folders")))
+
+    def second_time(_: Path):
+        answer = next(calls)
+        if isinstance(answer, HarnessError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("harness.scaffold.discover", second_time)
+    with pytest.raises(HarnessError, match="a rule across folders"):
+        new_solution(tmp_path, "mine", load_variant(tmp_path / "first"))
+    assert [p.name for p in tmp_path.iterdir()] == ["first"]
+
+
+def test_all_is_no_single_solution():
+    """`new --from all` and `export all` are refused in one line; they were tracebacks."""
+    for command in (["new", "mine", "--from", "all"], ["export", "all"]):
+        done = harness(*command)
+        assert done.returncode == 2 and "'all' means every solution" in done.stderr, done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not (PROJECT / "solutions" / "mine").exists()
 
 
 def test_unknown_source_is_named():

@@ -13,7 +13,7 @@ RECORD = load_record(PROJECT / "results" / "2026-02-02-b200")
 
 def shown(record) -> dict[str, list[str]]:
     stream = io.StringIO()
-    Console(file=stream, width=160).print(summary_table(record))
+    Console(file=stream, width=160).print(summary_table(record).rich(160))
     rows = [line.strip("│ ").split("│") for line in stream.getvalue().splitlines() if "│" in line]
     return {cells[0].strip(): [c.strip() for c in cells[1:]] for cells in rows}
 
@@ -50,3 +50,13 @@ def test_without_speeds() -> None:
     ]
     rows = shown(RECORD.model_copy(update={"cells": cells, "backend": "cpu"}))
     assert rows["triton_v2"] == ["PASS 19/19", "0.9700"]
+
+
+def test_names_are_whole_in_a_narrow_terminal() -> None:
+    """At 60 columns they were cut to the same beginning."""
+    long = {"label": "a_solution_with_a_long_name_1"}
+    solutions = [RECORD.solutions[0].model_copy(update=long), *RECORD.solutions[1:]]
+    stream = io.StringIO()
+    narrow = summary_table(RECORD.model_copy(update={"solutions": solutions})).rich(60)
+    Console(file=stream, width=60).print(narrow, crop=False)
+    assert long["label"] in stream.getvalue() and "…" not in stream.getvalue()

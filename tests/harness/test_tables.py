@@ -103,5 +103,13 @@ def test_report_prints_tables():
     one = json.loads(harness("report", run, "--table", "ranking", "--json").stdout)
     assert one == data["ranking"] and one[0]["solution"] == "hopper_v1"
     assert "70.00x" in harness("report", run, "--table", "summary").stdout
+    green = ("report", run, "--table", "failures", "--csv")
+    done = harness(*green)
+    assert done.returncode == 0 and done.stdout == "solution,workload,seq_len,status,reason,log\n"
+    by_file = harness("report", f"{run}/run.json", "--table", "summary", "--csv")
+    assert by_file.returncode == 0 and by_file.stdout.startswith("metric,"), by_file.stderr
+    both = harness("report", run, "--json", "--csv")
+    assert both.returncode == 2 and "--json, --csv" in both.stderr
+    assert both.stderr.count("\n") == 1
     done = harness("report", run, "--table", "sumary")
     assert done.returncode == 2 and "sumary" in done.stderr and "summary" in done.stderr

@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,7 +11,7 @@ import pytest
 
 from harness.paths import Paths
 from harness.record import RunRecord, load_record
-from harness.report.charts import MARKERS, PALETTE, SVG, draw
+from harness.report.charts import DARK, MARKERS, PALETTE, PAPER, SVG, draw
 from harness.report.series import Chart, charts_of
 from harness.report.view import build_report
 from tests.harness import records
@@ -163,3 +164,66 @@ def test_dark_mode_replaces_ink_and_paper():
 def test_every_solution_of_a_large_comparison_looks_different():
     looks = {(PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i in range(77)}
     assert len(looks) == 77
+
+
+def test_where_colours_begin_again_lines_are_dashed():
+    """Marks are small and lie apart: the lines themselves must tell solutions of one colour apart."""
+    labels = [f"s{i}" for i in range(15)]
+    record = records.speeds(**{one: {1: i + 1.0, 2: i + 2.0} for i, one in enumerate(labels)})
+    root = ElementTree.fromstring(draw(charts(record)["speedup"]))
+    looks = []
+    for i in range(15):
+        line = root.find(f".//*[@id='speedup-series-{i}']/{{{SVG}}}path")
+        style = "" if line is None else line.get("style", "")
+        looks.append(tuple(re.findall(r"stroke: (#\w+)|stroke-dasharray: ([^;]+)", style)))
+    assert len(set(looks)) == 15
+
+
+def test_colours_stand_out_from_both_papers():
+    """WCAG 2.1, 1.4.11: a contrast of 3 for what must be told from its background."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    for paper in (PAPER, DARK[PAPER]):
+        for colour in PALETTE:
+            light, dark = sorted((luminance(colour), luminance(paper)), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 3, (colour, paper)
+
+
+@pytest.mark.parametrize("label", ["$\\frac$", "$x$", "_hidden", "a\x1b[31m\x00b", "漢字", "<b>&"])
+def test_a_label_is_never_more_than_text(label: str):
+    """No formula, no marker that hides it from the legend, no byte that breaks the file: a traceback came of each."""
+    record = records.four_way()
+    record.solutions[0].label = label
+    for chart in charts(record).values():
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            root = ElementTree.fromstring(draw(chart))
+        words = [element.text for element in root.iter(f"{{{SVG}}}text")]
+        assert "".join(c if c.isprintable() else " " for c in label) in words
+        assert {"b", "c", "d"} <= set(words)
+
+
+def test_a_workload_without_tokens_draws_no_warning():
+    """It has no place on a logarithmic axis."""
+    record = records.four_way()
+    record.workloads[0] = record.workloads[0].model_copy(update={"seq_len": 0})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for chart in charts(record).values():
+            draw(chart)
+    assert [p.x for p in charts(record)["latency"].series[0].points] == [57, 901, 14107]
+
+
+def test_what_a_chart_cannot_show_is_said_in_it():
+    found = charts(records.failures())["latency"]
+    assert found.notes == (
+        "Latency and floor depend on routing and offset too, not on T alone.",
+        "No point: broken, absent.",
+    )
+    words = {e.text for e in ElementTree.fromstring(draw(found)).iter(f"{{{SVG}}}text")}
+    assert {found.x_label, *found.notes} <= words
+    assert charts(records.four_way())["speedup"].notes == ()

@@ -111,6 +111,40 @@ def test_a_failure_shows_its_log_and_nothing_of_it_is_markup():
     assert 'data-sort="inf">infinite<' in html and 'data-sort="nan">not a number<' in html
 
 
+class Stops(HTMLParser):
+    """Collects what the Tab key goes to, and what scrolls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tips: list[str] = []
+        self.unnamed: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        classes = (values.get("class") or "").split()
+        if "tipped" in classes and values.get("tabindex") != "-1":
+            self.tips.append(values.get("data-tip") or "")
+        named = values.get("aria-label") or values.get("aria-labelledby")
+        if {"scroll", "chart"} & set(classes) and not (values.get("role") == "region" and named):
+            self.unnamed.append(tag)
+
+
+@pytest.mark.parametrize("record", [r for _, r in EVERY], ids=[n for n, _ in EVERY])
+def test_the_tab_key_goes_to_what_explains_something(record: RunRecord):
+    """To cells with a reason or a log, not to each of hundreds that passed; and what scrolls has a name."""
+    stops = Stops()
+    stops.feed(page(record))
+    explained = [
+        c for row in build_report(record).rows for c in row.cells if c.reason or c.log_tail
+    ]
+    assert len(stops.tips) == len(explained)
+    assert stops.unnamed == []
+
+
+def test_no_table_has_an_empty_heading():
+    assert not re.search(r"<th[^>]*>\s*</th>", page(records.four_way()))
+
+
 def test_hostile_text_stays_text():
     record = records.four_way()
     record.solutions[0].label = "<script>alert(1)</script>"

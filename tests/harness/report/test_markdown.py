@@ -229,6 +229,50 @@ def test_a_latency_under_the_floor_is_doubted():
     assert "1 cell is faster than the floor" in render_markdown(record)
 
 
+def test_a_leader_that_ties_everywhere_is_said_to_tie():
+    """The table above says that noise may explain the lead, so the text must not name one."""
+    sizes = section(render_markdown(records.repeated()), "Analysis by batch size")
+    assert "a and b tie on the only workload, with averages of 24.00x and 23.53x." in sizes
+    assert "**T=57** (1 workload): b has the highest average, 26.67x, and is best on 1" in sizes
+
+
+def test_a_leader_that_ties_with_another_on_each_workload():
+    record = records.speeds(a={1: 5.0, 2: 9.0}, b={1: 5.0, 2: 1.0}, c={1: 1.0, 2: 9.0})
+    sizes = section(render_markdown(record), "Analysis by batch size")
+    assert "a has the highest average, 7.00x, and ties with another on each of the 2" in sizes
+
+
+def reproduce(record: RunRecord) -> tuple[str, list[str]]:
+    """The sentences and the commands of the section."""
+    part = section(render_markdown(record), "How to reproduce")
+    sentences, commands = part.split("```bash\n")
+    return sentences.strip(), commands.split("```")[0].splitlines()
+
+
+def test_what_reproduces_a_run_can_work():
+    """The page is rendered while its record is still there, and no name is asked for that is taken."""
+    for command in (["bench", "a", "--run", "mine"], ["bench", "a", "--run=mine"]):
+        record = records.four_way()
+        record.command = command
+        sentences, commands = reproduce(record)
+        assert sentences == ""
+        assert commands[0].startswith("make report RUN=results/2026-03-04-h200 ")
+        assert commands[1:] == ["git checkout c0ffee", "bench a"]
+    record.command = ["make", "bench", "RUN=mine", "SOLUTIONS=a b"]
+    assert reproduce(record)[1][2] == 'make bench SOLUTIONS="a b"'
+
+
+def test_a_commit_that_is_not_all_is_not_checked_out():
+    sentences, commands = reproduce(records.all_verified())
+    assert "uncommitted changes" in sentences and "identified by their hashes" in sentences
+    assert not any("git checkout" in one for one in commands)
+    assert commands[-1] == "python -m harness bench a b --verify"
+    record = records.four_way()
+    record.environment.git_dirty = None
+    sentences, commands = reproduce(record)
+    assert "is not known" in sentences and commands[1].startswith("git checkout c0ffee  # if")
+
+
 def test_synthetic_dataset_is_called_that():
     assert "**Dataset:** synthetic" in render_markdown(records.four_way())
     real = render_markdown(records.single_solution())
