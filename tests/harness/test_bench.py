@@ -157,6 +157,7 @@ def test_interruption_keeps_finished_cells(tmp_path: Path, sig: signal.Signals) 
         "T=1-16",
         "--run",
         "r",
+        "--no-verify",
     ]
     if sig is signal.SIGTERM:
         command[4:5] = ["a", "b"]
