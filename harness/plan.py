@@ -9,7 +9,7 @@ from typing import Literal
 
 from harness import dataset as datasets
 from harness.dataset import Dataset
-from harness.definition import FULL, SMALL, Definition, discover_definitions
+from harness.definition import FULL, SMALL, Definition, discover_definitions, load_definition
 from harness.environment import Gpu, has_package, pick_gpu, visible_gpus
 from harness.errors import HarnessError
 from harness.manifest import COMPILED_LANGUAGES, Variant, discover, select
@@ -131,6 +131,9 @@ def open_dataset(definition: Definition, suite: str, paths: Paths, on_gpu: bool 
                 f"SUITE: '{suite}' belongs to the synthetic dataset; unset FIB_DATASET_PATH to use it"
             )
         return datasets.real(definition, Path(root).expanduser())
+    if root:  # not used without a GPU, but what is wrong with it is said now
+        full = load_definition(paths.definitions / FULL)
+        datasets.real(full, Path(root).expanduser())
     return datasets.synthetic(definition, suite, paths.datasets)
 
 

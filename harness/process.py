@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from harness.strays import adopt_orphans, die_with_parent, end_strays
+from harness.strays import adopt_orphans, die_with_parent, end_strays, strays_of
 
 TAIL_LINES = 400
 TAIL_CHUNKS = 16  # of at most 64 KiB each
@@ -205,6 +205,10 @@ class Background:
     def returncode(self) -> int | None:
         """None while it runs; negative: the signal that ended it."""
         return self._process.poll()
+
+    def strays(self) -> set[int]:
+        """Processes that it started and that are not below it any more."""
+        return strays_of(self.pid, self._before)
 
     def tail(self) -> str:
         """The last lines that it printed."""

@@ -34,6 +34,11 @@ def adopt_orphans() -> set[int]:
     return _descendants(but=set())
 
 
+def strays_of(pid: int, others: set[int]) -> set[int]:
+    """Descendants of this process that are neither `others` nor below them, nor `pid` nor below it: what `pid` let go of."""
+    return _descendants(but=others | {pid})
+
+
 def end_strays(others: set[int]) -> None:
     """Kill and reap every descendant of this process that is not among `others` nor below one of them.
 

@@ -13,6 +13,17 @@ from harness.errors import HarnessError
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Safe YAML in which a key that stands twice is an error, where plain YAML lets the last one win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"key '{key}' stands twice; remove one")
+        return super().construct_mapping(node, deep)
+
+
 def load_yaml(path: Path, what: str) -> Any:
     """Parse one YAML file.
 
@@ -20,7 +31,7 @@ def load_yaml(path: Path, what: str) -> Any:
         HarnessError: the file is absent (its siblings are named), unreadable or not YAML.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError:
         there = sorted(p.stem for p in path.parent.glob("*.yaml"))
         hint = f"there are: {', '.join(there)}" if there else f"{path.parent} has no .yaml file"

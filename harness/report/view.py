@@ -330,7 +330,8 @@ def _environment(record: RunRecord, names: Names) -> tuple[tuple[str, str], ...]
         ]
     found += [("CPU", env.cpu), ("Host", env.host)]
     found += [
-        (package, version or "not installed") for package, version in sorted(env.versions.items())
+        (package, version or "no version found")
+        for package, version in sorted(env.versions.items())
     ]
     if record.backend != "document":
         found.append(("Commit", sentences.commit(env.git_commit, env.git_dirty)))

@@ -51,6 +51,7 @@ class Caller:
         self.slots: dict[str, list[Any]] = {}
         self.held: list[torch.Tensor] = []
         self.calls = 0
+        self.burst_marks = 0
         self.runnable: Runnable | None = None
         self.functions = snapshot.take()
         self.threads = len(sys._current_frames())
@@ -145,9 +146,12 @@ class Caller:
         """The bytes of `tensor` as they are now, in a file."""
         with torch._C.DisableTorchFunctionSubclass():  # a subclass must not compute anything now
             data = tensor.detach().as_subclass(torch.Tensor).contiguous()
-        raw = data.view(torch.uint8).cpu().numpy()
+        left = memoryview(data.view(torch.uint8).cpu().flatten().numpy())
         try:
-            raw.tofile(self.folder / name)
+            # Unbuffered, so that a disk that fills up says so here, with its reason.
+            with open(self.folder / name, "wb", buffering=0) as file:
+                while left:
+                    left = left[file.write(left) :]
         except OSError as error:
             raise CannotWrite(error) from None
 

@@ -41,7 +41,7 @@ EFFORTS = {
         accuracy=1 << 20,
     ),
     ("short", "gpu"): Effort(
-        changing=(57, 1, 300, 7),
+        changing=(57, 1, 300, 7, 2048),
         boundaries=(),
         tokens=57,
         corner_tokens=(16,),

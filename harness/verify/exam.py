@@ -101,10 +101,11 @@ class Exam:
         offset: int = 32,
         routing: str = "random",
         scales: str = "normal",
+        factor: float = 2.5,
     ) -> Case:
         """A case whose seed belongs to `name` in this run."""
         seed = self.seeds.of(tokens, offset, routing, scales, *name)
-        return Case(tokens, offset, routing, seed, scales)
+        return Case(tokens, offset, routing, seed, scales, factor)
 
     def set_weights(self, spec: Weights, in_place: bool = False) -> None:
         """Use other weights from now on; `in_place`: at the same addresses."""

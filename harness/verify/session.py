@@ -170,8 +170,8 @@ class Session:
         return torch.frombuffer(data, dtype=torch.uint8).view(dtype)
 
     def child_processes(self) -> int:
-        """Live descendants of the child, as the kernel counts them."""
-        found, layer = 0, [self._process.pid]
+        """Live processes that the child started, as the kernel counts them: below it, or let go of."""
+        found, layer = len(self._process.strays()), [self._process.pid]
         while layer:
             below = []
             for pid in layer:

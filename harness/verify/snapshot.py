@@ -14,6 +14,7 @@ OWNERS = (
     "builtins",
     "time",
     "json",
+    "threading",
     "torch",
     "torch.cuda",
     "torch.cuda.streams",
@@ -34,6 +35,8 @@ CLASSES = (
     ("torch.cuda", "Stream"),
 )
 """Classes whose own attributes are watched, base classes included."""
+FUNCTIONS = (("sys", "_current_frames"),)
+"""Single functions of modules that change others of their own."""
 IMPORTED = {"torch.manual_seed"}
 """What torch itself replaces when torch._dynamo is imported, as by torch.compile and some libraries."""
 PREFIXES = ("flashinfer_bench", "harness")
@@ -75,6 +78,8 @@ def _watched() -> Iterator[tuple[str, Any]]:
                 yield f"{name}.{attribute}", value
                 if ours and isinstance(value, type) and value.__module__ == name:
                     yield from _members(f"{name}.{attribute}", value)
+    for name, attribute in FUNCTIONS:
+        yield f"{name}.{attribute}", getattr(sys.modules[name], attribute)
     for name, class_name in CLASSES:
         if name in sys.modules and hasattr(sys.modules[name], class_name):
             cls = getattr(sys.modules[name], class_name)

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.dataset import INFO_NAME, synthetic, write_out
+from harness.definition import FULL, load_definition
 from harness.environment import Gpu
 from harness.errors import HarnessError
 from harness.manifest import Manifest, Requires, Variant
-from harness.paths import Paths
+from harness.paths import PROJECT, Paths
 from harness.plan import Request, choose_workloads, make_plan, unmet
 from harness.record import GpuInfo, WorkloadInfo
 from tests.harness.folders import write_solution
@@ -98,11 +100,17 @@ def test_run_names_count_up(tmp_path: Path) -> None:
 def test_the_users_dataset_is_not_for_the_cpu_backend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real dataset has the full size only, which a CPU cannot check in reasonable time."""
+    """The real dataset has the full size only, which a CPU cannot check in reasonable time. A wrong one is refused even so."""
     write_solution(tmp_path / "solutions", "a")
-    monkeypatch.setenv("FIB_DATASET_PATH", str(tmp_path / "nowhere"))
     paths = Paths(
         solutions=tmp_path / "solutions", results=tmp_path / "results", build=tmp_path / "build"
     )
+    full = load_definition(PROJECT / "definitions" / FULL)
+    users = write_out(synthetic(full, "published", tmp_path / "datasets"), [], tmp_path / "users")
+    (users / INFO_NAME).unlink()
+    monkeypatch.setenv("FIB_DATASET_PATH", str(users))
     plan = make_plan(Request(solutions=["a"], backend="cpu"), paths)
     assert plan.dataset.info.kind == "synthetic" and plan.gpu is None
+    monkeypatch.setenv("FIB_DATASET_PATH", str(tmp_path / "nowhere"))
+    with pytest.raises(HarnessError, match="nowhere is no folder"):
+        make_plan(Request(solutions=["a"], backend="cpu"), paths)

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.errors import HarnessError
-from harness.yamlfile import validate
+from harness.yamlfile import load_yaml, validate
 
 
 class Inner(BaseModel):
@@ -72,3 +72,11 @@ def test_other_errors(data: dict, message: str) -> None:
     with pytest.raises(HarnessError) as error:
         validate(data, Outer, Path("a.yaml"))
     assert str(error.value) == f"a.yaml: {message}"
+
+
+def test_a_key_that_stands_twice(tmp_path: Path) -> None:
+    """Plain YAML would take the last one."""
+    path = tmp_path / "manifest.yaml"
+    path.write_text("name: a\nlabel: b\nname: c\n")
+    with pytest.raises(HarnessError, match="key 'name' stands twice; remove one"):
+        load_yaml(path, "manifest")

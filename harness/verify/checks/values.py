@@ -8,7 +8,9 @@ def fresh_inputs(exam: Exam) -> str:
     calls = 4
     for index in range(calls):
         routing = "random" if index % 2 else "half_local"
-        case = exam.case(exam.effort.tokens, "fresh", index, routing=routing)
+        case = exam.case(
+            exam.effort.tokens, "fresh", index, routing=routing, factor=(2.5, 1.0)[index // 2 % 2]
+        )
         exam.fresh(case, f"call {index + 1}")
     return f"{calls} calls"
 
@@ -40,7 +42,9 @@ def tile_boundaries(exam: Exam) -> str:
 def many_calls(exam: Exam) -> str:
     """Hundreds of calls, fresh inputs in each, every output compared."""
     for index in range(exam.effort.many):
-        case = exam.case(1 + index % 2, "many", index, routing="half_local")
+        # Mostly few, for the number of calls; now and then as many as the routing corners have.
+        tokens = exam.effort.corner_tokens[-1] if index % 20 == 19 else 1 + index % 2
+        case = exam.case(tokens, "many", index, routing="half_local")
         exam.fresh(case, f"call {index + 1} of {exam.effort.many}")
     return f"{exam.effort.many} calls"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.record import RunRecord, Status, load_record
-from tests.harness.folders import harness, write_solution
+from tests.harness.folders import harness, harness_with_small_files, write_solution
 
 PRELUDE = "import os, signal, subprocess, sys, time\nfrom tests.cheats.honest import moe\n"
 FAULTS = {
@@ -139,3 +139,13 @@ def test_bad_names_of_checks_and_tools(tmp_path: Path) -> None:
     assert done.returncode == 2 and "many_cals" in done.stderr and "many_calls" in done.stderr
     done = harness("verify", "sglang_v2", "--sanitizer", "memchek", *where)
     assert done.returncode == 2 and "memchek" in done.stderr and "racecheck" in done.stderr
+
+
+def test_a_disk_that_fills_up_is_no_verdict(tmp_path: Path) -> None:
+    """An output that finds no room is no fault of the solution: exit code 2, and no check has failed."""
+    write_solution(tmp_path / "solutions", "good")
+    where = ("--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results")
+    options = ("--backend", "cpu", "--workloads", "T=1", "--run", "r", *where)
+    done = harness_with_small_files(8, "bench", "good", *options)
+    assert done.returncode == 2 and "make room" in done.stderr, done.stderr
+    assert "FAILED" not in done.stdout + done.stderr and "Traceback" not in done.stderr
