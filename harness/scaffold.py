@@ -35,7 +35,7 @@ def new_solution(solutions: Path, name: str, source: Variant) -> Variant:
     text = (source.folder / MANIFEST_NAME).read_text(encoding="utf-8")
     changes = {
         "name": name,
-        "label": name,
+        **({"label": name} if source.manifest.label else {}),
         "summary": f"Started from {source.label}; what differs goes here",
         "notes": f"Started as a copy of {source.label}.",
     }

@@ -127,4 +127,4 @@ def test_manifest_lists_every_source(variant: str) -> None:
     folder: Path = moe_cases.ROOT / "solutions" / variant
     manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
     assert sorted(manifest["sources"]) == sorted(p.name for p in folder.glob("*.py"))
-    assert manifest["label"] == variant
+    assert "label" not in manifest  # so that a copy of the folder needs another name only
