@@ -12,6 +12,15 @@ from harness.errors import HarnessError
 
 Model = TypeVar("Model", bound=BaseModel)
 
+FIXES = {
+    "float_type": "; write a number, such as 0.2, without quotes",
+    "int_type": "; write a whole number, such as 3, without quotes",
+    "bool_type": "; write true or false",
+    "list_type": "; write a list, such as [a, b]",
+    "string_type": "; write text, in quotes if it looks like a number",
+}
+"""What to do, by pydantic's name of the error."""
+
 
 class _UniqueKeys(yaml.SafeLoader):
     """Safe YAML in which a key that stands twice is an error, where plain YAML lets the last one win in silence."""
@@ -80,7 +89,14 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
     field = owner.model_fields.get(key)
     if error["type"] == "string_pattern_mismatch" and field and field.examples:
         return f"must look like '{field.examples[0]}', got {error['input']!r:.60}"
-    return f"{error['msg']}, got {error['input']!r:.60}"
+    got = error["input"]
+    fix = FIXES.get(error["type"], "")
+    if error["type"] in ("float_type", "int_type") and isinstance(got, str):
+        try:  # YAML takes 1e-1 and "0.1" for text
+            fix = f"; write {float(got):g}, without quotes"
+        except ValueError:
+            pass
+    return f"{error['msg']}, got {got!r:.60}{fix}"
 
 
 def _owner(model: type[BaseModel], loc: tuple[str | int, ...]) -> tuple[type[BaseModel], str]:

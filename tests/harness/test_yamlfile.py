@@ -80,3 +80,17 @@ def test_a_key_that_stands_twice(tmp_path: Path) -> None:
     path.write_text("name: a\nlabel: b\nname: c\n")
     with pytest.raises(HarnessError, match="key 'name' stands twice; remove one"):
         load_yaml(path, "manifest")
+
+
+@pytest.mark.parametrize(
+    ("got", "fix"),
+    [("loose", "write a number, such as 0.2"), ("1e-1", "write 0.1, without quotes")],
+)
+def test_a_number_as_text(got: str, fix: str) -> None:
+    class Profile(BaseModel):
+        model_config = ConfigDict(strict=True)
+
+        rtol: float
+
+    with pytest.raises(HarnessError, match=f"p.yaml: key 'rtol': .*{fix}"):
+        validate({"rtol": got}, Profile, Path("p.yaml"))
