@@ -1,5 +1,6 @@
 """Read YAML files into pydantic models, with one-line errors."""
 
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
@@ -92,10 +93,8 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
     got = error["input"]
     fix = FIXES.get(error["type"], "")
     if error["type"] in ("float_type", "int_type") and isinstance(got, str):
-        try:  # YAML takes 1e-1 and "0.1" for text
+        with suppress(ValueError):  # YAML takes 1e-1 and "0.1" for text
             fix = f"; write {float(got):g}, without quotes"
-        except ValueError:
-            pass
     return f"{error['msg']}, got {got!r:.60}{fix}"
 
 

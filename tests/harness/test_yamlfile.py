@@ -71,7 +71,7 @@ def test_example_of_the_mapping(data: dict, key: str) -> None:
 def test_other_errors(data: dict, message: str) -> None:
     with pytest.raises(HarnessError) as error:
         validate(data, Outer, Path("a.yaml"))
-    assert str(error.value) == f"a.yaml: {message}"
+    assert str(error.value).startswith(f"a.yaml: {message}")
 
 
 def test_a_key_that_stands_twice(tmp_path: Path) -> None:
