@@ -49,13 +49,17 @@ def in_venv() -> bool:
 
 
 def run_blocks(
-    copy: Path, page: Path, kinds: tuple[str, ...], timeout: float
+    copy: Path, page: Path, kinds: tuple[str, ...], timeout: float, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the blocks of these kinds in one shell, which ends at the first command that fails."""
+    """Run the blocks of these kinds in one shell, which ends at the first command that fails.
+
+    Args:
+        variables: of the environment; the Makefile takes its own from there where a command does not give them.
+    """
     wanted = set(kinds) if in_venv() else set(kinds) - {"setup"}
     chosen = [text for kind, text in blocks(page) if kind in wanted]
     without_venv = {} if in_venv() else {"VENV": "", "PYTHON": sys.executable}
-    env = environment(HOME=str(copy.parent), **without_venv)
+    env = environment(HOME=str(copy.parent), **without_venv, **variables)
     for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
         env.pop(name, None)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(copy), os.environ.get("PYTHONPATH")]))

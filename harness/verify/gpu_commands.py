@@ -100,30 +100,32 @@ class GpuCommands(Caller):
         return {"ms": timing.time_runnable(self.runnable, args, warmup, calls, self.device)}
 
     def do_time_cupti(self, slot: str, calls: int) -> Message:
-        """Microseconds of each call in which at least one kernel ran, by CUPTI through torch's profiler; empty without it."""
+        """Microseconds per call in which at least one kernel ran, by CUPTI through torch's profiler; None without it."""
         # Not torch.profiler's: that imports torch._inductor, which replaces torch.manual_seed and takes seconds.
         from torch.autograd.profiler import profile
 
-        busy = []
-        for _ in range(calls):
-            args = [v.clone() if isinstance(v, torch.Tensor) else v for v in self.slots[slot]]
+        given = [
+            [v.clone() if isinstance(v, torch.Tensor) else v for v in self.slots[slot]]
+            for _ in range(calls)
+        ]
+        for args in given:
             args.append(self._poisoned(args))
-            self._sync()
-            try:
-                with profile(use_cpu=False, use_device="cuda", use_kineto=True) as recorded:
+        self._sync()
+        try:
+            # Once for all calls: starting and ending it takes seconds.
+            with profile(use_cpu=False, use_device="cuda", use_kineto=True) as recorded:
+                for args in given:
                     self._raw(args)
                     self._sync()
-            except (RuntimeError, AssertionError):
-                # CUPTI is absent, in use elsewhere or not permitted here.
-                return {"us": []}
-            ranges = [
-                (event.time_range.start, event.time_range.end)
-                for event in recorded.function_events or []
-                if event.device_type.name == "CUDA"
-            ]
-            if ranges:
-                busy.append(_covered(ranges))
-        return {"us": busy}
+        except (RuntimeError, AssertionError):
+            # CUPTI is absent, in use elsewhere or not permitted here.
+            return {"us": None}
+        ranges = [
+            (event.time_range.start, event.time_range.end)
+            for event in recorded.function_events or []
+            if event.device_type.name == "CUDA"
+        ]
+        return {"us": _covered(ranges) / calls if ranges else None}
 
 
 def _covered(ranges: list[tuple[float, float]]) -> float:
