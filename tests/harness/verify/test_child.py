@@ -19,10 +19,10 @@ def asked() -> Iterator[tuple[str, str, list[str]]]:
     """Where, which command and with what arguments, of every `ask("<command>", ...)` in harness/verify/."""
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "ask" and node.args:
-                if isinstance(command := node.args[0], ast.Constant):
-                    names = [k.arg for k in node.keywords if k.arg not in OF_THE_SESSION]
-                    yield f"{path.name}:{node.lineno}", command.value, names
+            match node:
+                case ast.Call(ast.Attribute(attr="ask"), [ast.Constant(command)], keywords):
+                    names = [k.arg for k in keywords if k.arg not in OF_THE_SESSION]
+                    yield f"{path.name}:{node.lineno}", command, names
 
 
 ASKED = list(asked())
