@@ -11,7 +11,7 @@ PYTHON ?= python3
 # where everything is installed already.
 VENV ?= .venv
 # The packages to set up for: cpu or gpu. Default: gpu where the driver lists one.
-TARGET ?= $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
+TARGET ?= $(shell nvidia-smi -L > /dev/null 2>&1 && echo gpu || echo cpu)
 # Holds CPU builds of torch; the default index has CUDA builds of several GB.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 

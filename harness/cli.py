@@ -4,6 +4,7 @@ import errno
 import io
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -155,7 +156,8 @@ def bench(
             f"REPEATS={repeats} was not used: the CPU backend times nothing.", highlight=False
         )
     form = Verify(kept.verification().form if kept else "none" if verify is False else "short")
-    record, code = _run(plan, request, form, wait, kept)
+    again = (lambda: resume_plan(resume, paths)) if resume else None
+    record, code = _run(plan, request, form, wait, again)
     print_table(summary_table(record))
     if record.backend == "cpu":
         console.print("CPU backend: correctness only, no speed was measured.", highlight=False)
@@ -251,8 +253,10 @@ def profile(
     """
     request = Request(solutions, workloads=workloads.split(), gpu=gpu, run=run, backend="gpu")
     plan = make_plan(request, paths_of(solutions_dir, results_dir))
-    with gpu_lock(plan.gpu, plan.run_id, wait=True, say=_say), folder_lock(plan.folder):
-        profiles = profile_solutions(plan).profiles
+    with gpu_lock(plan.gpu, plan.run_id, wait=True, say=_say):
+        plan = renamed(plan, request)
+        with folder_lock(plan.folder):
+            profiles = profile_solutions(plan).profiles
     labels = {v.name: v.label for v in plan.variants}
     for entry in profiles:
         title = (
@@ -329,17 +333,29 @@ def doctor(
 
 
 def _run(
-    plan: Plan, request: Request, verify: Verify, wait: bool, kept: Kept | None = None
+    plan: Plan,
+    request: Request,
+    verify: Verify,
+    wait: bool,
+    resumed: Callable[[], tuple[Plan, Kept]] | None = None,
 ) -> tuple[RunRecord, ExitCode]:
-    """Execute a plan while no other run has its GPU or its folder."""
+    """Execute a plan while no other run has its GPU or its folder.
+
+    Args:
+        resumed: reads the record that is taken up; called when the run that it may still belong to has ended.
+    """
     # A job scheduler's stop and a lost terminal keep the finished cells too; nohup stays in force.
     for sig in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(sig) is signal.SIG_DFL:
             signal.signal(sig, _interrupt)
     with gpu_lock(plan.gpu, plan.run_id, wait, _say):
-        plan = plan if kept else renamed(plan, request)
+        if resumed:
+            with folder_lock(plan.folder):
+                plan, kept = resumed()
+                return execute(plan, command_line(), console, verify, kept)
+        plan = renamed(plan, request)
         with folder_lock(plan.folder):
-            return execute(plan, command_line(), console, verify, kept)
+            return execute(plan, command_line(), console, verify, None)
 
 
 def _say(text: str) -> None:

@@ -8,17 +8,13 @@ from typing import Annotated
 import typer
 
 from harness import completion
-from harness.compare import (
-    THRESHOLD,
+from harness.comparable import check_comparable, remarks, require_comparable, told_apart
+from harness.compare import THRESHOLD, compare_records
+from harness.compare_tables import (
     cells_table,
     changes_table,
-    check_comparable,
-    compare_records,
     only_one_has,
-    remarks,
-    require_comparable,
     summary_table,
-    told_apart,
     verdict,
 )
 from harness.errors import ExitCode, HarnessError

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from harness.compare import MUST_AGREE
+from harness.comparable import MUST_AGREE
 from harness.credible import credible
 from harness.errors import HarnessError
 from harness.manifest import Variant

@@ -42,6 +42,7 @@ from harness.verify.stage import (
     refused_cells,
     verify_all,
     without_impossible,
+    without_unexamined,
 )
 
 
@@ -238,7 +239,10 @@ def _record(session: _Session, backend: Backend, partial: bool) -> RunRecord:
     measured = list(backend.cells.values())
     if session.verification.form != "none":
         measured = without_impossible(
-            measured, plan.workloads, plan.definition.info(), session.ceilings
+            without_unexamined(measured, session.verification),
+            plan.workloads,
+            plan.definition.info(),
+            session.ceilings,
         )
     cells = in_grid_order(
         [*skipped, *refused_cells(plan.refused, plan.workloads), *measured],

@@ -54,7 +54,7 @@ def run_blocks(
     """Run the blocks of these kinds in one shell, which ends at the first command that fails.
 
     Args:
-        variables: of the environment; the Makefile takes its own from there where a command does not give them.
+        variables: of the environment; make takes WORKLOADS and the like from it where the command line does not set them.
     """
     wanted = set(kinds) if in_venv() else set(kinds) - {"setup"}
     chosen = [text for kind, text in blocks(page) if kind in wanted]

@@ -16,15 +16,22 @@ CONTEST_TOLERANCE = (0.3, 1.0)
 def workload_case(exam: Exam, dataset: Dataset, workload: WorkloadInfo) -> Case:
     """The workload's routing with all else drawn as in any case."""
     inputs = dataset.traces[workload.id]["workload"]["inputs"]
-    logits = inputs["routing_logits"]
-    stored = logits["type"] == "safetensors"
+
+    def stored(name: str) -> tuple[str, str] | None:
+        spec = inputs[name]
+        if spec["type"] != "safetensors":
+            return None
+        return str((dataset.root / spec["path"]).resolve()), spec["tensor_key"]
+
+    logits, bias = stored("routing_logits"), stored("routing_bias")
     return Case(
         tokens=workload.seq_len,
         offset=workload.local_expert_offset,
-        routing="dataset" if stored else "random",
+        routing="dataset" if logits or bias else "random",
         seed=exam.seeds.of("accuracy", workload.id),
         factor=float(inputs["routed_scaling_factor"]["value"]),
-        routing_file=str((dataset.root / logits["path"]).resolve()) if stored else None,
+        stored_logits=logits,
+        stored_bias=bias,
     )
 
 

@@ -62,8 +62,10 @@ class Case:
     """One of SCALES."""
     factor: float = 2.5
     """routed_scaling_factor."""
-    routing_file: str | None = None
-    """For routing `dataset`: the safetensors file with routing_logits and routing_bias."""
+    stored_logits: tuple[str, str] | None = None
+    """For routing `dataset`: safetensors file and key of routing_logits."""
+    stored_bias: tuple[str, str] | None = None
+    """The same of routing_bias; None: drawn as for `random`."""
     edits: tuple[Edit, ...] = ()
 
     def edited(self, tensor: str, row: int, seed: int) -> "Case":
@@ -84,7 +86,8 @@ def to_json(item: Case | Weights) -> dict[str, Any]:
 
 def case_from_json(data: dict[str, Any]) -> Case:
     """The inverse of `to_json` for a Case."""
-    return Case(**{**data, "edits": tuple(Edit(**edit) for edit in data["edits"])})
+    stored = {name: data[name] and tuple(data[name]) for name in ("stored_logits", "stored_bias")}
+    return Case(**{**data, **stored, "edits": tuple(Edit(**edit) for edit in data["edits"])})
 
 
 def weights_from_json(data: dict[str, Any]) -> Weights:

@@ -123,8 +123,16 @@ class Child(GpuCommands):
         self._dump(file, kept)
         return {}
 
+    def do_calls(self, slot: str, calls: int) -> Message:
+        """Calls on the same tensors, and nothing else."""
+        for _ in range(calls):
+            self._invoke(self.slots[slot], poison=False)
+        self._sync()
+        return {}
+
     def do_burst(self, slot: str, calls: int, fresh: bool) -> Message:
-        """Calls on the same tensors; `fresh`: the first bytes of each hold what they never held before."""
+        """Calls on the same tensors, into whose first bytes something is written each time, the weights' as well; `fresh`: what
+        they never held before."""
         # Of every input, whichever a solution keeps things by; else the same work with the same bytes. No byte of FP8 is NaN.
         heads = [t.view(torch.uint8).flatten()[:2] for t in self._named(slot).values()]
         numbers = [self.burst_marks + index * fresh for index in range(calls)]

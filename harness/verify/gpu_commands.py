@@ -1,5 +1,9 @@
 """What a child is asked for on a GPU alone: races between streams, memory, and time by several clocks."""
 
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Any
+
 import torch
 from flashinfer_bench.bench import timing
 
@@ -25,9 +29,7 @@ class GpuCommands(Caller):
         """
         current = torch.cuda.current_stream()
         streams = [current] if mode == "current" else [torch.cuda.Stream() for _ in slots]
-        right = [
-            [v.clone() if isinstance(v, torch.Tensor) else v for v in self.slots[s]] for s in slots
-        ]
+        right = [{name: self._named(s)[name].clone() for name in ACTIVATION_NAMES} for s in slots]
         pairs: list[list[torch.Tensor]] = []
         for slot in slots:
             self._invoke(
@@ -40,7 +42,7 @@ class GpuCommands(Caller):
             for index, slot in enumerate(slots):
                 stream = streams[index % len(streams)]
                 names = dict(zip(self._order(), self.slots[slot], strict=False))
-                stored = dict(zip(self._order(), right[index], strict=False))
+                stored = right[index]
                 if round_ == 0:
                     for name in ACTIVATION_NAMES:
                         names[name].view(torch.uint8).bitwise_xor_(0x80)
@@ -57,7 +59,7 @@ class GpuCommands(Caller):
         for index, (early, late) in enumerate(pairs):
             self._dump(f"{file}-{index}-early", early)
             self._dump(f"{file}-{index}-late", late)
-        return {"calls": len(pairs)}
+        return {}
 
     def do_memory(self, slot: str, calls: int) -> Message:
         """Bytes in use on the device after a tenth of `calls` calls and after all of them."""
@@ -100,35 +102,39 @@ class GpuCommands(Caller):
         return {"ms": timing.time_runnable(self.runnable, args, warmup, calls, self.device)}
 
     def do_time_cupti(self, slot: str, calls: int) -> Message:
-        """Microseconds per call in which at least one kernel ran, by CUPTI through torch's profiler; None without it."""
+        """Mean microseconds of a call during which a kernel ran, by CUPTI through torch's profiler; None without it."""
         # Not torch.profiler's: that imports torch._inductor, which replaces torch.manual_seed and takes seconds.
         from torch.autograd.profiler import profile
 
-        given = [
-            [v.clone() if isinstance(v, torch.Tensor) else v for v in self.slots[slot]]
-            for _ in range(calls)
-        ]
-        for args in given:
-            args.append(self._poisoned(args))
+        args = [v.clone() if isinstance(v, torch.Tensor) else v for v in self.slots[slot]]
+        args.append(self._poisoned(args))
         self._sync()
+        # Once for all calls: starting and ending it takes seconds.
+        recorder = profile(use_cpu=False, use_device="cuda", use_kineto=True)
         try:
-            # Once for all calls: starting and ending it takes seconds.
-            with profile(use_cpu=False, use_device="cuda", use_kineto=True) as recorded:
-                for args in given:
-                    self._raw(args)
-                    self._sync()
+            recorder.__enter__()
         except (RuntimeError, AssertionError):
             # CUPTI is absent, in use elsewhere or not permitted here.
             return {"us": None}
-        ranges = [
-            (event.time_range.start, event.time_range.end)
-            for event in recorded.function_events or []
-            if event.device_type.name == "CUDA"
-        ]
-        return {"us": _covered(ranges) / calls if ranges else None}
+        with ExitStack() as running:
+            running.push(recorder)  # entered already, so that what a call raises is the call's
+            for _ in range(calls):
+                self._raw(args)
+                self._sync()
+        events = recorder.function_events or []
+        return {"us": covered(kernel_ranges(events)) / calls}
 
 
-def _covered(ranges: list[tuple[float, float]]) -> float:
+def kernel_ranges(events: Iterable[Any]) -> list[tuple[float, float]]:
+    """Begin and end, in microseconds, of what a profile saw on the device."""
+    return [
+        (event.time_range.start, event.time_range.end)
+        for event in events
+        if event.device_type.name == "CUDA"
+    ]
+
+
+def covered(ranges: list[tuple[float, float]]) -> float:
     """Length of the union of `ranges`: kernels may overlap."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(ranges):

@@ -123,18 +123,17 @@ def make_routing(case: Case, sizes: Sizes) -> tuple[torch.Tensor, torch.Tensor]:
     local one for all tokens; local ones alone; local ones for every other token. tie_experts: the eighth place is shared
     by four local experts. tie_groups: the fourth group's place is shared by three groups. tie_all: all logits are equal.
     saturated: eight experts at +80, all others at -80. all_low: all at -80, the bias decides. large_bias: a bias of +-30.
-    dataset: read from `case.routing_file`.
+    dataset: read from where `case.stored_logits` and `case.stored_bias` say.
     """
     generator = torch.Generator().manual_seed(case.seed)
     tokens, experts = case.tokens, sizes.experts
     zeros = torch.zeros(experts)
-    if case.routing == "dataset":
-        return _stored(case)
     if case.routing == "tie_all":
         return torch.zeros(tokens, experts), zeros
     logits = torch.randn(tokens, experts, generator=generator)
-    if case.routing == "random":
-        return logits, 0.1 * torch.randn(experts, generator=generator)
+    if case.routing in ("random", "dataset"):
+        bias = 0.1 * torch.randn(experts, generator=generator)
+        return _stored(case.stored_logits, logits), _stored(case.stored_bias, bias)
     if case.routing == "large_bias":
         signs = torch.ones(experts)
         signs[torch.randperm(experts, generator=generator)[: experts - 3 * TOP_K]] = -1.0
@@ -203,12 +202,15 @@ def _tied_groups(case: Case, sizes: Sizes, generator: torch.Generator) -> torch.
     return logits
 
 
-def _stored(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
-    from safetensors.torch import load_file
+def _stored(where: tuple[str, str] | None, drawn: torch.Tensor) -> torch.Tensor:
+    """The tensor that lies at a file and key, or the one that was drawn."""
+    if where is None:
+        return drawn
+    from safetensors import safe_open
 
-    assert case.routing_file is not None, case
-    stored = load_file(case.routing_file)
-    return stored["routing_logits"].float(), stored["routing_bias"].float()
+    file, key = where
+    with safe_open(file, framework="pt") as tensors:
+        return tensors.get_tensor(key).float()
 
 
 def _shaped(scale: torch.Tensor, kind: str) -> torch.Tensor:

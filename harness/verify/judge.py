@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -25,7 +25,7 @@ from harness.verify.compare import Tolerance
 from harness.verify.effort import Form, effort_for
 from harness.verify.exam import Exam, Failed, NotApplicable, References
 from harness.verify.inputs import Sizes
-from harness.verify.references import route
+from harness.verify.references import TooManyChoices, route
 from harness.verify.sanity import check_tolerance
 from harness.verify.session import Died, Fault, OutOfTime, Refused, Session
 
@@ -36,6 +36,7 @@ SOLUTION_S = {"gpu": 600, "cpu": 900}
 FAILED_S = 60  # for what comes after its first fault
 UNDER_TOOL = 10  # times as long under compute-sanitizer
 BUILD = "build"
+WEIGHTS = "weights"  # made in the child, before the first check
 FLOOR_TOKENS = (1, 57)
 
 
@@ -76,7 +77,13 @@ class Judge:
         self.references = References(sizes, "cpu" if plan.gpu is None else "cuda:0")
         p = plan.profile
         self.tolerance = Tolerance(p.rtol, p.atol, p.required_matched_ratio)
-        check_tolerance(plan.profile_name, self.tolerance, self.references, self.seeds)
+        try:
+            check_tolerance(plan.profile_name, self.tolerance, self.references, self.seeds)
+        except torch.OutOfMemoryError:
+            raise HarnessError(
+                f"verify: {plan.gpu.info.name if plan.gpu else 'the CPU'} has no memory left for the reference; end what "
+                "else uses it, or leave verification out with VERIFY=0"
+            ) from None
 
     def close(self) -> None:
         """Let go of the GPU's memory, so that a benchmark has it."""
@@ -101,7 +108,13 @@ class Judge:
 
     def sanitize(self, tool: str, program: str, variant: Variant) -> CheckResult:
         """A few small calls under a tool of compute-sanitizer, which lies at `program`."""
-        with self._opened(variant, sanitizer.command(tool, program)) as exam:
+        if tool == "memcheck" and variant.manifest.state == "cuda_graph":
+            why = "a CUDA graph needs the allocator that hides bounds from memcheck"
+            return CheckResult(
+                name=sanitizer.check_name(tool), outcome="not_applicable", detail=why
+            )
+        wrapper, extra = sanitizer.command(tool, program), sanitizer.environment(tool)
+        with self._opened(variant, wrapper, extra) as exam:
             try:
                 self._load(exam, UNDER_TOOL)
             except _Over as over:
@@ -133,7 +146,9 @@ class Judge:
         return checks, found
 
     @contextmanager
-    def _opened(self, variant: Variant, wrapper: Sequence[str] = ()) -> Iterator[Exam]:
+    def _opened(
+        self, variant: Variant, wrapper: Sequence[str] = (), extra: Mapping[str, str] | None = None
+    ) -> Iterator[Exam]:
         """A child that is about to load the solution, on a staged root of its own."""
         plan = self.plan
         root = stage(
@@ -147,6 +162,7 @@ class Judge:
         times = UNDER_TOOL if wrapper else 1
         limit = times * min(plan.profile.timeout, COMMAND_S)
         try:
+            env = {**env, **(extra or {})}
             with Session(command, env=env, timeout_s=limit, wrapper=wrapper) as session:
                 yield self._exam(variant, session)
         finally:
@@ -164,9 +180,12 @@ class Judge:
         """Have the solution built; then it has `times` the usual limit."""
         try:
             exam.session.ask("build", timeout_s=times * BUILD_S)
-            exam.set_weights(Weights(self.seeds.of("weights")))
         except (Died, Refused) as error:
             raise _Over(_failure(BUILD, error)) from None
+        try:
+            exam.set_weights(Weights(self.seeds.of("weights")))
+        except (Died, Refused) as error:
+            raise _Over(_failure(WEIGHTS, error)) from None
         exam.session.limit(times * SOLUTION_S["gpu" if exam.on_gpu else "cpu"])
 
     def _checks(self) -> list[Check]:
@@ -198,6 +217,8 @@ class Judge:
                 continue
             try:
                 found.append(accuracy.measure(exam, self.plan.dataset, workload))
+            except TooManyChoices as error:
+                self.say(f"{workload.id}: left out of the accuracy report, {error}")
             except (Failed, Fault, RuntimeError) as error:
                 checks.append(_failure("accuracy", error))
                 self.say(f"{variant.label}: accuracy FAILED, {checks[-1].detail}")

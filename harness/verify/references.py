@@ -23,6 +23,10 @@ CACHE_BYTES = 1 << 30
 Choice = tuple[int, ...]
 
 
+class TooManyChoices(ValueError):
+    """So many experts tie that not every valid output can be computed."""
+
+
 @dataclass(frozen=True)
 class Expected:
     """What a call may return."""
@@ -57,7 +61,7 @@ class Reference:
         """All outputs that are right for `inputs`, made from `case`.
 
         Raises:
-            ValueError: a token has more valid choices than MAX_CHOICES.
+            TooManyChoices: a token has more valid choices than MAX_CHOICES.
         """
         logits = inputs["routing_logits"].double().cpu()
         bias = inputs["routing_bias"].double().cpu()
@@ -178,7 +182,7 @@ def valid_choices(
             a tie.
 
     Raises:
-        ValueError: there are more than MAX_CHOICES.
+        TooManyChoices: there are more than MAX_CHOICES.
     """
     choice = (torch.sigmoid(logits) + bias).tolist()
     size = len(choice) // NUM_GROUPS
@@ -196,7 +200,7 @@ def valid_choices(
             sets = _sets_by_number(candidates, TOP_K, alike)
         found.update(tuple(sorted(chosen)) for chosen in sets)
         if len(found) > MAX_CHOICES:
-            raise ValueError(f"a token has more than {MAX_CHOICES} valid choices of experts")
+            raise TooManyChoices(f"a token has more than {MAX_CHOICES} valid choices of experts")
     return sorted(found)
 
 
@@ -216,7 +220,7 @@ def _top_sets(scores: dict[int, float], places: int) -> list[tuple[int, ...]]:
     for more in rest:
         found.append((*sure, *more))
         if len(found) > MAX_CHOICES:
-            raise ValueError(f"more than {MAX_CHOICES} valid choices")
+            raise TooManyChoices(f"a token has more than {MAX_CHOICES} valid choices of experts")
     return found
 
 

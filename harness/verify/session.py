@@ -50,6 +50,13 @@ class Refused(Fault):
     """The solution raised an exception; the message is its last line."""
 
 
+class _Answer(dict[str, Any]):
+    """An answer; asked for what it lacks, the process is as good as dead: a solution may have written it."""
+
+    def __missing__(self, key: str) -> Any:
+        raise Died(f"its process answered without {key!r}")
+
+
 class Session:
     """One running child. A context manager: the process and its folder end with the block.
 
@@ -136,7 +143,7 @@ class Session:
             if answer.get("over"):
                 raise Died(f"{why} (the GPU takes no more calls)", self.tail())
             raise Refused(why, self.tail())  # the child has printed the traceback
-        return answer
+        return _Answer(answer)
 
     def limit(self, seconds: float) -> None:
         """From now on all commands together get `seconds`, or what an earlier limit leaves."""

@@ -87,7 +87,8 @@ class VerifiedOnly:
 
 
 def refusals(info: VerificationInfo | None) -> dict[str, Cell]:
-    """Of each solution that gets no speed, its cell of any workload. One that cannot be built is left to say so itself."""
+    """Of each solution that gets no speed, its cell of any workload. One that cannot be built is left to say so itself, and gets none
+    if it then can (`without_unexamined`)."""
     return {
         verification.solution: _refusal(verification)
         for verification in (info.solutions if info else [])
@@ -125,6 +126,20 @@ def refused_cells(refused: dict[str, Cell], workloads: list[WorkloadInfo]) -> li
     ]
 
 
+def without_unexamined(cells: list[Cell], info: VerificationInfo) -> list[Cell]:
+    """The cells, those that passed of a solution that could not be built for verification turned into failures without a speed."""
+    unbuilt = {v.solution: v.failed[0].detail for v in info.solutions if v.unbuilt}
+
+    def judged(cell: Cell) -> Cell:
+        if cell.solution not in unbuilt or cell.status is not Status.PASSED:
+            return cell
+        return _without_speed(
+            cell, f"not verified: it was built here, but not there: {unbuilt[cell.solution]}"
+        )
+
+    return [judged(cell) for cell in cells]
+
+
 def without_impossible(
     cells: list[Cell],
     workloads: list[WorkloadInfo],
@@ -142,17 +157,16 @@ def without_impossible(
         if us >= FLOOR_SHARE * floor.us:
             return cell
         why = f"latency_floor: {us:.1f} us were timed, and this GPU needs {floor.us:.1f} us for the bytes and operations"
-        return cell.model_copy(
-            update={
-                "status": Status.VERIFY_FAILED,
-                "reason": why,
-                "latency_ms": None,
-                "reference_latency_ms": None,
-                "speedup": None,
-            }
-        )
+        return _without_speed(cell, why)
 
     return [judged(cell) for cell in cells]
+
+
+def _without_speed(cell: Cell, why: str) -> Cell:
+    nothing = dict.fromkeys(("latency_ms", "reference_latency_ms", "speedup"))
+    return cell.model_copy(
+        update={"status": Status.VERIFY_FAILED, "reason": why, "repeat_latencies_ms": [], **nothing}
+    )
 
 
 def accuracy_cells(plan: Plan, info: VerificationInfo) -> list[Cell]:

@@ -1,6 +1,6 @@
-// Sizes that every file of this solution shares. "Rows" are weight rows (output features) and "columns" tokens: the weights are
-// the M operand of wgmma and the tokens its N operand, so that one token costs 8 columns, not 64 rows. Only in rows.cuh, for
-// large groups, it is the other way round.
+// Sizes that every file of this solution shares. A tile's "rows" are weight rows (output features) and its "columns" tokens: the
+// weights are the M operand of wgmma and the tokens its N operand, so that one token costs 8 columns, not 64 rows. Only in
+// rows.cuh, for large groups, it is the other way round. Rows of x, act and pair_out are those of tokens.
 #pragma once
 
 #include <cstdint>

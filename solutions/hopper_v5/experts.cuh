@@ -88,8 +88,8 @@ __device__ __forceinline__ void consume(const Problem& p, const Plan& plan, Item
   }
 }
 
-// The last thread block that is done with the shared counters leaves them at zero. By the producers, who alone wait for
-// other thread blocks, so that this overlaps the last epilogue.
+// The last thread block that is done with the shared counters leaves them at zero. By the producers, who once routing is done are the
+// only ones to wait for other thread blocks, so that this overlaps the last epilogue.
 template <bool kInside>
 __device__ __forceinline__ void leave(const Problem& p, const Plan& plan, int& last) {
   named_barrier<kProducerThreads>(kProducerBarrier);
@@ -183,9 +183,9 @@ __global__ void __launch_bounds__(S::kBlockThreads, 1)
   }
 
   Ring<S> ring(smem, &barriers);
-  // Products need more registers than an even share, and raising waits until enough are free. The block owns 168 x 384 of them
-  // (what the launch bounds allow), of which 224 x 256 + 56 x 128 is exactly that many, or 128 x 512, and
-  // 184 x 256 + 72 x 128 + 24 x 128 is less.
+  // Products need more registers than an even share, and raising waits until enough are free. A block of 384 threads owns 168 x 384
+  // (what the launch bounds allow), exactly 224 x 256 + 56 x 128. One of 512 owns 128 x 512, more than
+  // 184 x 256 + 72 x 128 + 24 x 128; there the products take 138 and the producers 53.
   constexpr bool kHelpers = S::kBlockWarps > kWarps;
   constexpr int kMore = kHelpers ? 184 : 224;
   constexpr int kLess = kHelpers ? 72 : 56;

@@ -1,4 +1,4 @@
-// Host-side launches. One translation unit per variant of the expert kernel, so that they compile in parallel.
+// Host-side launches. The expert kernel's variants are spread over three translation units, so that they compile in parallel.
 #pragma once
 
 #include <cuda.h>

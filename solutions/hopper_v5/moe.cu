@@ -201,7 +201,7 @@ TVM_FFI_DLL_EXPORT_TYPED_FUNC(run, run);
 
 #if MOE_DEBUG
 // Copies a stage's result of the last call into `dst`, for checks: 0 counts [L], 1 pair_token [L, T], 2 pair_weight [L, T],
-// 3 act [pairs, I], 4 act_scale [I / 128, act_rows], 5 out_acc [T, H] (T <= 256), 6 pair_out [pairs, H].
+// 3 act [pairs, I], 4 act_scale [I / 128, act_rows], 5 out_acc [T, H] (T <= kRoutedInside), 6 pair_out [pairs, H].
 void debug_copy(int64_t what, TensorView dst) {
   const Problem& p = last_problem;
   const void* source[] = {p.zero.counts, p.pair_token, p.pair_weight, p.act, p.act_scale, p.zero.out_acc, p.pair_out};

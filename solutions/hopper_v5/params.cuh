@@ -42,7 +42,7 @@ struct Problem {
   // Workspace.
   Zeroed zero;
   long long partial_slot;   // floats of one tile in zero.partial
-  uint32_t* record_mask;    // [T] bit e: the token uses local expert e; kRoutedInside only
+  uint32_t* record_mask;    // [T] bit e: the token uses local expert e; kRoutedByAll < T <= kRoutedInside
   float* record_weight;     // [T, 8] combine weights in the order of the bits
   int* pair_token;          // [L, T] tokens of each local expert, in no particular order, with kAlone; larger T
   float* pair_weight;       // [L, T] their combine weights

@@ -13,9 +13,9 @@ namespace hopper_v5 {
 
 // kTeams: 2 lets each warpgroup multiply whole tiles, so that one's epilogue overlaps the other's products; 1 lets both share
 // a tile, for which wide ones need the registers of both.
-// kInFlight: boxes of weights that a thread block asks for before the first of them has come; 0: as many as its ring has room
-// for. What the memory has been asked for is a queue that every other access waits in, sums, counters and token rows included;
-// 64 KB per multiprocessor suffice for the full rate. The ring stays deeper than that, for what has come and waits for a token row.
+// kInFlight: at most this many boxes of weights are on their way to a thread block; 0: as many as its ring has room for. What the
+// memory has been asked for is a queue that sums, counters and token rows wait in too. 64 KB per multiprocessor gave the full rate
+// on an H100 at T <= 16 and T > 128. The ring is deeper than that, for weights that have come and wait for their token rows.
 template <int kMaxCols_, int kChunks_, int kStages_, int kTeams_, int kInFlight_>
 struct Shape {
   static constexpr int kMaxCols = kMaxCols_;
@@ -42,6 +42,7 @@ struct Shape {
   static constexpr int kStagingBytes = kMaxCols * kStagePitch;  // of one team
   static constexpr int kBytes = kStagingAt + kTeams * kStagingBytes;
   static_assert(kColumnBytes % 1024 == 0, "swizzle atoms");
+  static_assert(kInFlight <= kBoxes * kStages, "what is on its way has a place in the ring");
   static_assert(kScalesAt % 16 == 0 && kStagingAt % 16 == 0, "vector access");
 };
 
@@ -108,6 +109,7 @@ struct Ring {
 
 template <class S>
 __device__ __forceinline__ void init_barriers(Barriers& b) {
+  static_assert(S::kStages <= Barriers::kMaxStages);
   for (int i = 0; i < S::kStages; ++i) {
     mbar_init(smem_addr(&b.full[i]), (S::kInFlight > 0 ? 0 : 1) + kRowLoaderThreads + kScaleLoaderThreads);
     for (uint64_t& l : b.landed[i]) mbar_init(smem_addr(&l), 1);
@@ -124,7 +126,7 @@ __device__ __forceinline__ void produce_weights(const Problem& p, const Plan& pl
   const int lane = threadIdx.x % 32;
   const bool evict_first = plan.active <= kEvictFirstExperts;
   const uint64_t policy = policy_evict_first();
-  // kInFlight boxes behind the one that is asked for next.
+  // The oldest box that is not known to have come.
   Ring<S> behind = ring;
   int box_behind = 0;
   int asked = 0;

@@ -4,8 +4,8 @@
 // gate rows of W13); a GEMM2 tile is a group x 256 rows of W2. A work item is a piece of a tile along K.
 //
 // Items are numbered GEMM1 by expert, then GEMM2 by expert, and thread blocks draw the numbers one after another from a
-// counter. So all multiprocessors work on neighbouring rows at any time, a slow one just draws fewer, and by the time the
-// first GEMM2 items are drawn the GEMM1 of their expert is long done: there is no barrier between the products. What an
+// counter. So all multiprocessors work on neighbouring rows at any time, a slow one just draws fewer, and there is no barrier between
+// the products: a GEMM2 item waits for the GEMM1 items of its group alone, which with many experts are long done. What an
 // item waits for has a lower number, hence was drawn by a running thread block that waits for lower numbers still: no
 // number of thread blocks that get to run can make the kernel hang.
 #pragma once
@@ -117,7 +117,7 @@ __device__ __forceinline__ Segment segment_of(const Problem& p, const Plan& plan
 // Item numbers on their way from the thread that draws them to the warps of its thread block.
 struct ItemQueue {
   static constexpr int kDepth = 4;
-  static constexpr int kReaders = kWarps - 1;  // all warps but the one that draws
+  static constexpr int kReaders = kWarps - 1;  // all that stay, but the one that draws
   int item[kDepth];
   uint64_t full[kDepth];
   uint64_t empty[kDepth];

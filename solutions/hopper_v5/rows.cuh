@@ -3,7 +3,7 @@
 //
 // With weights as M a thread's accumulators lie in 32 columns, so it reads 32 token scales per box and 128 of K, and those
 // reads take half of the shared memory's cycles, which wgmma needs for its operands. With tokens as M it lies in two
-// token rows and reads two. What it loses is the fine step of 8 tokens, so groups of up to kRowsBeyond tokens stay as they were.
+// token rows and reads two. What it loses is the fine step of 8 tokens, so groups of up to kRowsBeyond tokens have the weights as M.
 //
 // Throughout, acc[box][i] is token 64 g + 16 w + lane / 4 + 8 * (i / 2 % 2) of the group, for warp w of warpgroup g, and weight
 // row 8 * (i / 4) + 2 * (lane % 4) + i % 2 of the box. Everything up to the stores to device memory stays within a warp.

@@ -1,6 +1,6 @@
 """The commands of docs/ that need a GPU, run as a reader would: `pytest -m gpu_docs tests/gpu`, about ten minutes.
 
-Where a command runs all workloads, here it runs three: each takes the reference alone some ten seconds.
+Where a command runs all workloads, here it runs three; with all, the three repetitions alone take as long.
 """
 
 import shutil

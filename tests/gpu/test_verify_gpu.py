@@ -68,6 +68,7 @@ def test_faults_on_the_gpu_cost_their_solution_alone(tmp_path: Path) -> None:
         *("verify", *FAULTS, "good", "--backend", "gpu", "--run", "r", "--profile", "short"),
         *("--checks", "fresh_inputs", "--solutions-dir", tmp_path / "solutions"),
         *("--results-dir", tmp_path / "results", "--configs-dir", configs),
+        timeout=900,
     )
     assert done.returncode == 4 and "Traceback" not in done.stderr, done.stderr
     info = load_record(tmp_path / "results" / "r").verification
@@ -75,6 +76,6 @@ def test_faults_on_the_gpu_cost_their_solution_alone(tmp_path: Path) -> None:
     for name, words in WORDS.items():
         verdict = info.of(f"{name}_full_name")
         assert verdict is not None and re.search(words, verdict.failed[0].detail), verdict
-        assert verdict.seconds < 60
+        assert verdict.seconds < 120  # its limit of 30 s, starting and ending it
     good = info.of("good_full_name")
     assert good is not None and not good.failed, good

@@ -14,7 +14,7 @@ from harness.paths import PROJECT
 REFERENCE = (PROJECT / "definitions" / FULL / "reference.py").read_text()
 """A solution that is right by definition: the reference itself."""
 
-HIDDEN = ("FIB_DATASET_PATH", "TRITON_INTERPRET", "CUDA_VISIBLE_DEVICES")
+HIDDEN = ("FIB_DATASET_PATH", "TRITON_INTERPRET")
 """What a tester's own environment must not change."""
 
 
@@ -51,7 +51,9 @@ def environment(stub_gpu: bool = False, **extra: str) -> dict[str, str]:
     path = [str(PROJECT / "tests" / "stub_gpu")] if stub_gpu else []
     if above := os.environ.get("PYTHONPATH"):  # an offline GPU host has its packages there
         path.append(above)
-    env = {k: v for k, v in os.environ.items() if k not in HIDDEN}
+    # Which GPUs a tester lets be used holds for real ones only.
+    hidden = {*HIDDEN, "CUDA_VISIBLE_DEVICES"} if stub_gpu else HIDDEN
+    env = {k: v for k, v in os.environ.items() if k not in hidden}
     return {**env, "PYTHONPATH": os.pathsep.join(path), "COLUMNS": "200", **extra}
 
 

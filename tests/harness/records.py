@@ -195,6 +195,12 @@ def record(
     return RunRecord(**(values | changes)).model_copy(deep=True)
 
 
+def set_gpu(one: RunRecord, name: str) -> None:
+    """Have a record say that it ran on another GPU."""
+    assert one.environment.gpu
+    one.environment.gpu.name = name
+
+
 def four_way() -> RunRecord:
     """All pass; two solutions tie at T=14107; hostile text in a summary, notes and a warning."""
     latencies = {

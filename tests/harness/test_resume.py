@@ -301,3 +301,22 @@ def test_a_full_disk_leaves_the_record_as_it_was(tmp_path: Path, whole: Whole) -
     assert not list((tmp_path / "results" / "r").glob(".run.json.*")), "half a file was left"
     assert harness("bench", "--resume", "r", *where).returncode == 1  # with room it goes on
     assert outcome(load_record(tmp_path / "results" / "r")) == outcome(whole.record)
+
+
+def test_a_run_that_still_goes_is_taken_up_as_it_ends(tmp_path: Path) -> None:
+    """RESUME waits for the GPU; what the run finished meanwhile is kept, not measured again."""
+    write_solution(tmp_path / "solutions", "slow", stub("wait 2 2.0"))
+    where = ["--solutions-dir", str(tmp_path / "solutions"), "--results-dir", str(tmp_path)]
+    env = environment(stub_gpu=True, TMPDIR=str(tmp_path))  # locks of its own
+    command = [sys.executable, "-m", "harness", "bench", "slow", "--run", "r", "--no-verify"]
+    command += ["--workloads", "T=1 T=7", *where]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=PROJECT, env=env, stdout=pipe, text=True) as first:
+        assert first.stdout is not None
+        assert any("measuring" in line for line in first.stdout)  # it has written its record
+        resumed = harness("bench", "--resume", "r", *where, stub_gpu=True, TMPDIR=str(tmp_path))
+        first.communicate()
+    assert resumed.returncode == first.returncode == 0, resumed.stderr
+    record = load_record(tmp_path / "r")
+    assert [r.kept_cells for r in record.resumptions] == [len(record.cells)] == [2]
+    assert record.all_passed()

@@ -20,6 +20,12 @@ FAULTS = {
     "raises": ("raise ValueError('no luck')", "ValueError: no luck", Status.RUNTIME_ERROR),
     "shapes": ("return moe(*inputs)[:, :-1]", "shape is", Status.INCORRECT_SHAPE),
     "types": ("return moe(*inputs).half()", "dtype is torch.float16", Status.INCORRECT_DTYPE),
+    # An answer of its own; those of the child come one command late from then on.
+    "answers": (
+        "open(sys.argv[1] + '/answers', 'w').write('{}\\n')",
+        "shape is None",
+        Status.INCORRECT_SHAPE,
+    ),
     "zeros": ("return 0 * moe(*inputs)", "fresh_inputs", Status.VERIFY_FAILED),
     "forks": (
         "MARK.exists() or (MARK.touch(), subprocess.Popen(['sleep', '601'], start_new_session=True))",
@@ -149,3 +155,17 @@ def test_a_disk_that_fills_up_is_no_verdict(tmp_path: Path) -> None:
     done = harness_with_small_files(8, "bench", "good", *options)
     assert done.returncode == 2 and "make room" in done.stderr, done.stderr
     assert "FAILED" not in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_cannot_be_built_under_examination_gets_no_speed(tmp_path: Path) -> None:
+    """Else a solution would only have to refuse the examiner."""
+    refuse = "if 'harness.verify.child' in sys.orig_argv:\n    raise ImportError('not here')\n"
+    code = f"{PRELUDE}{refuse}\ndef run(*inputs):\n    return moe(*inputs)\n"
+    write_solution(tmp_path / "solutions", "hides", code)
+    done = harness(
+        *("bench", "hides", "--backend", "cpu", "--run", "r", "--workloads", "one-token"),
+        *("--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results"),
+    )
+    (cell,) = load_record(tmp_path / "results" / "r").cells
+    assert done.returncode == 4 and cell.status is Status.VERIFY_FAILED
+    assert "not verified" in (cell.reason or "") and "not here" in (cell.reason or "")

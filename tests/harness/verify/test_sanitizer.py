@@ -43,3 +43,33 @@ def test_its_exit_code_and_summary_are_the_verdict(
     result = Judge(plan, "full", 7, print).sanitize("racecheck", found, plan.variants[0])
     assert (result.name, result.outcome) == ("sanitizer_racecheck", outcome), result
     assert result.detail == f"{errors} errors (racecheck)"
+
+
+FINDS = """#!/bin/bash
+while [[ "$1" == --* ]]; do [[ "$1" == --error-exitcode ]] && bad=$2; shift 2; done
+echo "caching off: $PYTORCH_NO_CUDA_MEMORY_CACHING"
+timeout 5 "$@"
+echo "========= ERROR SUMMARY: 1 error"
+exit $bad
+"""
+
+
+def test_what_the_tool_found_is_said_where_it_ended_the_process(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """memcheck ends a process's use of the GPU with the first error, so a call fails as well."""
+    program = tmp_path / "compute-sanitizer"
+    program.write_text(FINDS)
+    program.chmod(0o755)
+    monkeypatch.setattr(sanitizer, "TOKENS", (1,) * 10_000)
+    result = Judge(plan, "full", 7, print).sanitize("memcheck", str(program), plan.variants[0])
+    assert (result.outcome, result.detail) == ("failed", "1 error")
+    assert "caching off: 1" in (result.log_tail or "")
+
+
+def test_memcheck_cannot_judge_cuda_graphs(plan: Plan) -> None:
+    (variant,) = plan.variants
+    manifest = variant.manifest.model_copy(update={"state": "cuda_graph"})
+    graph = variant.model_copy(update={"manifest": manifest})
+    result = Judge(plan, "full", 7, print).sanitize("memcheck", "/bin/false", graph)
+    assert result.outcome == "not_applicable"

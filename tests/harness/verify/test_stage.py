@@ -2,9 +2,9 @@
 
 import pytest
 
-from harness.record import Status, VerificationInfo
+from harness.record import CheckResult, Status, VerificationInfo
 from harness.report.markdown import render_markdown
-from harness.verify.stage import FLOOR_SHARE, refusals, without_impossible
+from harness.verify.stage import FLOOR_SHARE, refusals, without_impossible, without_unexamined
 from tests.harness import records
 
 # W1 needs three experts: 3 x 44.04 MB at 4400 GB/s.
@@ -67,3 +67,19 @@ def test_the_report_shows_what_of_the_tolerance_is_spent() -> None:
     text = render_markdown(records.verified())
     row = "| 11111111 | 1 | 0.9765 | 0.9876 | 0.00088 | 3.25 | 17.5 |"
     assert text.count(row) == 2, "of the two that passed"
+
+
+def test_what_was_built_for_timing_only_gets_no_speed() -> None:
+    """A solution that refuses to be built under examination would else be shown unexamined."""
+    failed = CheckResult(name="build", outcome="failed", detail="ImportError: not here")
+    unbuilt = records.verdict("a").model_copy(update={"checks": [failed]})
+    info = VerificationInfo(form="short", solutions=[unbuilt, records.verdict("b")])
+    cells = [
+        records.passed("a", records.W1, 1.0),
+        records.failed("a", records.W57, "COMPILE_ERROR"),
+        records.passed("b", records.W1, 1.0),
+    ]
+    first, *others = without_unexamined(cells, info)
+    assert first.status is Status.VERIFY_FAILED and "ImportError: not here" in (first.reason or "")
+    assert first.speedup is first.latency_ms is None
+    assert others == cells[1:]
