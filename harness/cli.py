@@ -349,13 +349,10 @@ def _run(
         if signal.getsignal(sig) is signal.SIG_DFL:
             signal.signal(sig, _interrupt)
     with gpu_lock(plan.gpu, plan.run_id, wait, _say):
-        if resumed:
-            with folder_lock(plan.folder):
-                plan, kept = resumed()
-                return execute(plan, command_line(), console, verify, kept)
-        plan = renamed(plan, request)
+        plan = plan if resumed else renamed(plan, request)
         with folder_lock(plan.folder):
-            return execute(plan, command_line(), console, verify, None)
+            plan, kept = resumed() if resumed else (plan, None)
+            return execute(plan, command_line(), console, verify, kept)
 
 
 def _say(text: str) -> None:
