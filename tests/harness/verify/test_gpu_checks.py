@@ -120,7 +120,7 @@ def exam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exam:
     monkeypatch.setattr(timing, "_get_empty_cache_for_benchmark", lambda device: torch.empty(8))
     monkeypatch.setattr(device, "MEMORY_CALLS", 20)
     monkeypatch.setattr(speed, "TIMED_CALLS", 5)
-    monkeypatch.setattr(speed, "CLOCKED_CALLS", (5, 25))
+    monkeypatch.setattr(speed, "CLOCKED_CALLS", (5, 20))
     torch.set_num_threads(1)
 
     paths = Paths(solutions=CHEATS, results=tmp_path)
@@ -158,6 +158,30 @@ def test_timing_leaves_the_weights_alone(exam: Exam) -> None:
     before = weight_sums(exam)
     speed.timers_agree(exam)
     assert weight_sums(exam) == before
+
+
+def test_events_that_see_a_hundredth(exam: Exam, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = FakeEvent.elapsed_time
+    monkeypatch.setattr(FakeEvent, "elapsed_time", lambda start, end: honest(start, end) / 100)
+    with pytest.raises(Failed, match="the parent's clock counts"):
+        speed.timers_agree(exam)
+
+
+@pytest.mark.parametrize(("budget", "calls"), [(0.0, [0, 5]), (1e9, [2, 22])])
+def test_how_often_the_parent_clocks_a_call(
+    exam: Exam, monkeypatch: pytest.MonkeyPatch, budget: float, calls: list[int]
+) -> None:
+    """A slow solution as often as the least says, a fast one as the most."""
+    monkeypatch.setattr(speed, "CLOCKED_US", budget)
+    monkeypatch.setattr(speed, "CLOCKED_CALLS", (5, 20))
+    asked = []
+    monkeypatch.setattr(
+        exam.session,
+        "ask",
+        lambda op, slot, calls: asked.append(calls),  # fmt: skip
+    )
+    speed._parent_clock(exam, 1000.0)
+    assert asked == calls
 
 
 def test_kernels_that_the_events_did_not_see(exam: Exam, monkeypatch: pytest.MonkeyPatch) -> None:
