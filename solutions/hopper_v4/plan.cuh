@@ -64,7 +64,7 @@ __device__ __forceinline__ void build_plan(Plan& plan, const Problem& p, int n, 
     plan.active = active;
     plan.max_cols = max_cols;
     plan.even = even;
-    plan.pieces[0] = min(gemm1_pieces(groups), p.hidden / stage_k);
+    plan.pieces[0] = even ? min(gemm1_pieces(groups), p.hidden / stage_k) : 1;  // rows.cuh sums no cut tiles
     plan.pieces[1] = sum_gemm2 ? min(gemm2_pieces(groups), p.inter / stage_k) : 1;
     plan.items1 = groups * tile_blocks(p, 0) * plan.pieces[0];
     plan.items = plan.items1 + groups * tile_blocks(p, 1) * plan.pieces[1];

@@ -4,6 +4,7 @@
 """
 
 import os
+import secrets
 from functools import cache
 from pathlib import Path
 
@@ -16,13 +17,16 @@ from harness.manifest import Variant
 from harness.paths import Paths
 from harness.plan import Plan, Request, make_plan
 from harness.record import Ceilings
-from tests.cheats.suite import CHEATS, VARIANTS, caught_by, each, each_round, judge
+from harness.verify.judge import Judge
+from tests.cheats.suite import CHEATS, VARIANTS, caught_by, each, each_round
 from tests.cheats.suite import judge_by_its_check as by_its_check
 
 # Asked of the driver: torch would settle which GPUs this process sees before the judge has chosen one.
 GPUS = visible_gpus()
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+JUDGES: dict[int, Judge] = {}
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,6 +40,14 @@ pytestmark = [
 def plan_for(root: Path, definition: str) -> Plan:
     request = Request(["all"], backend="gpu", gpu=WORKER, run=definition, definition=definition)
     return make_plan(request, Paths(solutions=CHEATS, results=root))
+
+
+def judge_for(root: Path, round_: int, ceilings: Ceilings) -> Judge:
+    """Full form, on inputs that no other round saw; one for all of a round, as in a run, so that references are computed once."""
+    if round_ not in JUDGES:
+        plan = plan_for(root / str(round_), SMALL)
+        JUDGES[round_] = Judge(plan, "full", secrets.randbits(48), print, ceilings=ceilings)
+    return JUDGES[round_]
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +77,6 @@ def test_cheat_is_caught_by_its_check(
 def test_honest_solution_is_not_flagged(
     root: Path, ceilings: Ceilings, variant: Variant, round_: int
 ) -> None:
-    found = judge(plan_for(root / str(round_), SMALL), variant, ceilings=ceilings)
+    found = judge_for(root, round_, ceilings).verify(variant)
     assert not found.failed, found.failed
     assert sum(c.outcome == "passed" for c in found.checks) >= 27

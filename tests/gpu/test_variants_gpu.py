@@ -82,7 +82,7 @@ def test_random_routing(variant: tuple[str, Callable[..., None]], tokens: int) -
     run_and_check(run, full_size(tokens, 32, seed=tokens), f"{name} random")
 
 
-@pytest.mark.parametrize("tokens", [1, 57, 300])
+@pytest.mark.parametrize("tokens", [1, 57, 300, 1250])
 @pytest.mark.parametrize("offset", [0, 77, 224])
 @pytest.mark.parametrize("routing", ["no_local", "one_expert", "all_local", "half_local"])
 def test_shaped_routing(

@@ -32,7 +32,7 @@ def unwritten_rows(exam: Exam) -> str:
 
 
 def tile_boundaries(exam: Exam) -> str:
-    """T, and the rows of one expert, around every multiple of a tile's edge; every token has a local expert."""
+    """T, and the rows of one expert, around every multiple of a tile's edge and far beyond; every token has a local expert."""
     for tokens in exam.effort.boundaries:
         exam.fresh(exam.case(tokens, "boundaries", routing="one_expert"), "tile boundary")
     first, last = exam.effort.boundaries[0], exam.effort.boundaries[-1]

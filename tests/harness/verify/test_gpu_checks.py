@@ -178,7 +178,7 @@ def test_how_often_the_parent_clocks_a_call(
     monkeypatch.setattr(
         exam.session,
         "ask",
-        lambda op, slot, calls: asked.append(calls),  # fmt: skip
+        lambda op, slot, calls: asked.append(calls),
     )
     speed._parent_clock(exam, 1000.0)
     assert asked == calls
