@@ -140,21 +140,17 @@ def make_routing(case: Case, sizes: Sizes) -> tuple[torch.Tensor, torch.Tensor]:
         return logits, 30.0 * signs
     if case.routing == "all_low":
         bias = torch.full((experts,), -4.0)
-        chosen = choose_experts(case, sizes, 0, generator)
-        bias[chosen] = 4.0 + 0.25 * torch.arange(TOP_K)
+        bias[choose_experts(case, sizes, generator)[0]] = 4.0 + 0.25 * torch.arange(TOP_K)
         return torch.full((tokens, experts), LOW), bias
     if case.routing == "saturated":
         logits = torch.full((tokens, experts), LOW)
-        for token in range(tokens):
-            logits[token, choose_experts(case, sizes, token, generator)] = -LOW
-        return logits, zeros
+        return logits.scatter_(1, choose_experts(case, sizes, generator), -LOW), zeros
     # Chosen experts score above 0.88 and others below 0.27: clear for any rounding, except where a tie is wanted.
     logits = torch.rand(tokens, experts, generator=generator) - 2.0
-    for token in range(tokens):
-        chosen = choose_experts(case, sizes, token, generator)
-        logits[token, chosen] = 2.0 + torch.rand(len(chosen), generator=generator)
-        if case.routing == "tie_experts":
-            logits[token, chosen[TOP_K - 1 :]] = 1.5
+    chosen = choose_experts(case, sizes, generator)
+    logits.scatter_(1, chosen, 2.0 + torch.rand(chosen.shape, generator=generator))
+    if case.routing == "tie_experts":
+        logits.scatter_(1, chosen[:, TOP_K - 1 :], 1.5)
     bias = 0.05 * (torch.rand(experts, generator=generator) - 0.5)
     if case.routing == "tie_experts":
         return logits, zeros
@@ -163,43 +159,49 @@ def make_routing(case: Case, sizes: Sizes) -> tuple[torch.Tensor, torch.Tensor]:
     return logits, bias
 
 
-def choose_experts(
-    case: Case, sizes: Sizes, token: int, generator: torch.Generator
-) -> torch.Tensor:
-    """Ids of the eight experts (tie_experts: seven clear ones and four for the eighth place) of one token."""
+def choose_experts(case: Case, sizes: Sizes, generator: torch.Generator) -> torch.Tensor:
+    """Ids [T, 8] of each token's experts (tie_experts: [T, 11], seven clear ones and four for the eighth place)."""
+    tokens, size = case.tokens, sizes.experts // NUM_GROUPS
     local = torch.arange(case.offset, case.offset + sizes.local)
-    size = sizes.experts // NUM_GROUPS
-    own = local[torch.randperm(sizes.local, generator=generator)]
-    groups = torch.randperm(NUM_GROUPS, generator=generator)
-    pool = torch.cat([torch.arange(size) + size * int(group) for group in groups])
-    away = pool[(pool < case.offset) | (pool >= case.offset + sizes.local)]
-    if case.routing == "all_local":
-        return own[:TOP_K]
     if case.routing == "tie_experts":
         # All of the group that holds most local experts, so that the group's own place is not in question.
-        home = int((local // size).mode().values)
-        return own[own // size == home][: TOP_K + 3]
-    if case.routing == "no_local" or (case.routing == "half_local" and token % 2):
-        return away[:TOP_K]
+        home = local[local // size == (local // size).mode().values]
+        return home[_shuffled(generator, tokens, len(home))[:, : TOP_K + 3]]
+    own = local[_shuffled(generator, tokens, sizes.local)]
+    if case.routing == "all_local":
+        return own[:, :TOP_K]
+    # Group by group, so that no token needs experts of more than four.
+    groups = _shuffled(generator, tokens, NUM_GROUPS)
+    pool = (groups[:, :, None] * size + torch.arange(size)).flatten(1)
+    is_local = (pool >= case.offset) & (pool < case.offset + sizes.local)
+    away = pool.gather(1, is_local.byte().argsort(dim=1, stable=True)[:, :TOP_K])
+    if case.routing == "no_local":
+        return away
     if case.routing == "one_expert":
-        return torch.cat([local[5:6], away[: TOP_K - 1]])
-    return torch.cat([own[:3], away[: TOP_K - 3]])
+        return torch.cat([local[5:6].expand(tokens, 1), away[:, : TOP_K - 1]], dim=1)
+    some = torch.cat([own[:, :3], away[:, : TOP_K - 3]], dim=1)
+    if case.routing == "half_local":
+        some[1::2] = away[1::2]
+    return some
 
 
 def _tied_groups(case: Case, sizes: Sizes, generator: torch.Generator) -> torch.Tensor:
     """Three groups are clear, with two experts each; three more share the fourth place, the local ones among them."""
-    size = sizes.experts // NUM_GROUPS
+    tokens, size = case.tokens, sizes.experts // NUM_GROUPS
     home = case.offset // size
-    logits = torch.rand(case.tokens, sizes.experts, generator=generator) - 4.0
-    for token in range(case.tokens):
-        others = [int(g) for g in torch.randperm(NUM_GROUPS, generator=generator) if g != home]
-        for group in others[:3]:
-            members = group * size + torch.randperm(size, generator=generator)[:2]
-            logits[token, members] = 2.0 + torch.rand(2, generator=generator)
-        for group in (home, *others[3:5]):
-            members = group * size + torch.randperm(size, generator=generator)[:2]
-            logits[token, members] = 1.0
-    return logits
+    logits = torch.rand(tokens, sizes.experts, generator=generator) - 4.0
+    others = _shuffled(generator, tokens, NUM_GROUPS - 1)
+    others += others >= home
+    groups = torch.cat([others[:, :5], torch.full((tokens, 1), home)], dim=1)
+    members = _shuffled(generator, tokens, 6, size)[..., :2] + groups[:, :, None] * size
+    values = torch.ones(members.shape)
+    values[:, :3] = 2.0 + torch.rand((tokens, 3, 2), generator=generator)
+    return logits.scatter_(1, members.flatten(1), values.flatten(1))
+
+
+def _shuffled(generator: torch.Generator, *shape: int) -> torch.Tensor:
+    """Numbers from 0 along the last axis, each time in another order."""
+    return torch.rand(shape, generator=generator).argsort(dim=-1)
 
 
 def _stored(where: tuple[str, str] | None, drawn: torch.Tensor) -> torch.Tensor:
