@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -9,6 +10,9 @@ import yaml
 from harness.errors import HarnessError
 from harness.manifest import ALL, MANIFEST_NAME, Variant, discover, load_variant
 from harness.record import write_atomically
+
+CPP_SUFFIXES = (".cu", ".cuh", ".cpp", ".cc", ".h", ".hpp")
+NAMESPACE = r"(?m)^namespace (\w+) *\{"
 
 
 def new_solution(solutions: Path, name: str, source: Variant) -> Variant:
@@ -42,7 +46,7 @@ def new_solution(solutions: Path, name: str, source: Variant) -> Variant:
     for key, value in changes.items():
         text = replace_key(text, key, value)
     try:
-        for path, content in source.sources.items():
+        for path, content in _in_namespace(source.sources, name).items():
             write_atomically(folder / path, content)
         write_atomically(folder / MANIFEST_NAME, text)
         made = load_variant(folder)
@@ -51,6 +55,18 @@ def new_solution(solutions: Path, name: str, source: Variant) -> Variant:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)  # half a folder would break every later command
         raise
+
+
+def _in_namespace(sources: Mapping[str, str], name: str) -> dict[str, str]:
+    """The same sources, C++ in a namespace `name`: what libraries in one process define under one name, they share."""
+    cpp = [path for path in sources if Path(path).suffix in CPP_SUFFIXES]
+    spaces = {space for path in cpp for space in re.findall(NAMESPACE, sources[path])}
+    renamed = dict(sources)
+    for path in cpp:
+        for space in spaces:
+            either = rf"\b(namespace ){space}\b|\b{space}(?=::)"
+            renamed[path] = re.sub(either, lambda m: (m[1] or "") + name, renamed[path])
+    return renamed
 
 
 def replace_key(text: str, key: str, value: str) -> str:

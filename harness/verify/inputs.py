@@ -186,7 +186,7 @@ def choose_experts(case: Case, sizes: Sizes, generator: torch.Generator) -> torc
 
 
 def _tied_groups(case: Case, sizes: Sizes, generator: torch.Generator) -> torch.Tensor:
-    """Three groups are clear, with two experts each; three more share the fourth place, the local ones among them."""
+    """Three groups are clear, with two experts each; three more share the fourth place, among them that of the first local expert."""
     tokens, size = case.tokens, sizes.experts // NUM_GROUPS
     home = case.offset // size
     logits = torch.rand(tokens, sizes.experts, generator=generator) - 4.0

@@ -99,7 +99,8 @@ __device__ __forceinline__ void consume(const Problem& p, const Plan& plan, Item
 }
 
 // The last thread block that is done with the shared counters leaves them at zero. By the producers, who once routing is done are the
-// only ones to wait for other thread blocks, so that this overlaps the last epilogue.
+// only ones to wait for them, so that this overlaps the last epilogue. Teams that collect pieces wait for the pieces alone, and clear
+// those themselves.
 template <bool kInside>
 __device__ __forceinline__ void leave(const Problem& p, const Plan& plan, int& last) {
   named_barrier<kProducerThreads>(kProducerBarrier);

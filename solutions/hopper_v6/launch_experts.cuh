@@ -8,8 +8,9 @@
 
 namespace hopper_v6 {
 
-// The driver's launch: the runtime's looks the kernel up on every call. Null if the driver has none.
-inline auto driver_launch() {
+// The driver's launch: the runtime's looks the kernel up on every call. Null if the driver has none. This and the next are static,
+// as the kernel is: what they keep belongs to this library, whatever namespace a copy of it has.
+static auto driver_launch() {
   using Launcher = CUresult (*)(const CUlaunchConfig*, CUfunction, void**, void**);
   static const Launcher launcher = [] {
     void* symbol = nullptr;
@@ -22,7 +23,7 @@ inline auto driver_launch() {
 
 // The caller holds the lock.
 template <class S, int kTokens>
-cudaError_t launch_experts(const Launch& l, const Problem& p, const CUtensorMap& w13, const CUtensorMap& w2) {
+static cudaError_t launch_experts(const Launch& l, const Problem& p, const CUtensorMap& w13, const CUtensorMap& w2) {
   auto kernel = experts_kernel<S, kTokens>;
   constexpr int kMostDevices = 64;
   static CUfunction functions[kMostDevices];  // loaded for this device and allowed its shared memory
@@ -51,8 +52,13 @@ cudaError_t launch_experts(const Launch& l, const Problem& p, const CUtensorMap&
   config.attrs = &attribute;
   config.numAttrs = kTokens > 0 ? 0 : 1;
   void* arguments[] = {const_cast<Problem*>(&p), const_cast<CUtensorMap*>(&w13), const_cast<CUtensorMap*>(&w2)};
-  // Both enumerations have the same numbers.
-  return static_cast<cudaError_t>(launch(&config, function, arguments, nullptr));
+  CUresult result = launch(&config, function, arguments, nullptr);
+  if (result == CUDA_ERROR_INVALID_CONTEXT) {  // a thread that has not used the device yet; the runtime's launch would bind it
+    const cudaError_t e = cudaSetDevice(l.device);
+    if (e != cudaSuccess) return e;
+    result = launch(&config, function, arguments, nullptr);
+  }
+  return static_cast<cudaError_t>(result);  // both enumerations have the same numbers
 }
 
 }  // namespace hopper_v6

@@ -7,7 +7,8 @@
 // counter. So all multiprocessors work on neighbouring rows at any time, a slow one just draws fewer, and there is no barrier between
 // the products: a GEMM2 item waits for the GEMM1 items of its group alone, which with many experts are long done. What an
 // item waits for has a lower number, hence was drawn by a running thread block that waits for lower numbers still: no
-// number of thread blocks that get to run can make the kernel hang.
+// number of thread blocks that get to run can make the kernel hang. So does the last piece of a GEMM1 tile at T <= 16, which collects the
+// others: its team has stored its own piece and handed on its turn before.
 #pragma once
 
 #include "params.cuh"
@@ -33,9 +34,20 @@ __device__ __forceinline__ int tile_blocks(const Problem& p, int phase) {
 
 // Pieces per tile. Few groups make few tiles: they are cut until each multiprocessor gets a handful of items. More pieces
 // than that cost more than a multiprocessor that idles at the end: the others then have the memory for themselves.
-__device__ __forceinline__ int gemm1_pieces(int groups) {
+__host__ __device__ constexpr int gemm1_pieces(int groups) {
   return groups <= 2 ? 14 : groups <= 8 ? 7 : groups <= kMaxSplitGroups ? 2 : 1;
 }
+// A token is in at most kTopK groups.
+constexpr int most_cut() {
+  int most = 0;
+  for (int groups = 1; groups <= kMaxLocalExperts; ++groups) {
+    const int pieces = gemm1_pieces(groups) > 1 ? gemm1_pieces(groups) : 0;
+    const int cut = (groups < kTopK ? groups : kTopK) * pieces;
+    most = cut > most ? cut : most;
+  }
+  return most;
+}
+static_assert(most_cut() == kMostCut, "what the workspace has room for");
 __device__ __forceinline__ int gemm2_pieces(int groups) { return groups <= 2 ? 8 : groups <= 4 ? 4 : 2; }
 
 // Called by one whole warp; lane e brings the tokens of expert e. `plan` is in shared memory. `stage_k` is the K of one

@@ -198,12 +198,6 @@ __device__ __forceinline__ float load_relaxed(const float* p) {
   return v;
 }
 
-__device__ __forceinline__ float2 load_relaxed2(const float* p) {
-  float2 v;
-  asm volatile("ld.relaxed.gpu.global.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(p) : "memory");
-  return v;
-}
-
 template <int kRegs>
 __device__ __forceinline__ void raise_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegs));

@@ -5,6 +5,7 @@
 
 import os
 import secrets
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -18,15 +19,13 @@ from harness.paths import Paths
 from harness.plan import Plan, Request, make_plan
 from harness.record import Ceilings
 from harness.verify.judge import Judge
-from tests.cheats.suite import CHEATS, VARIANTS, caught_by, each, each_round
+from tests.cheats.suite import CHEATS, ROUNDS, VARIANTS, caught_by, each, each_round
 from tests.cheats.suite import judge_by_its_check as by_its_check
 
 # Asked of the driver: torch would settle which GPUs this process sees before the judge has chosen one.
 GPUS = visible_gpus()
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-
-JUDGES: dict[int, Judge] = {}
 
 pytestmark = [
     pytest.mark.gpu,
@@ -40,14 +39,6 @@ pytestmark = [
 def plan_for(root: Path, definition: str) -> Plan:
     request = Request(["all"], backend="gpu", gpu=WORKER, run=definition, definition=definition)
     return make_plan(request, Paths(solutions=CHEATS, results=root))
-
-
-def judge_for(root: Path, round_: int, ceilings: Ceilings) -> Judge:
-    """Full form, on inputs that no other round saw; one for all of a round, as in a run, so that references are computed once."""
-    if round_ not in JUDGES:
-        plan = plan_for(root / str(round_), SMALL)
-        JUDGES[round_] = Judge(plan, "full", secrets.randbits(48), print, ceilings=ceilings)
-    return JUDGES[round_]
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +63,18 @@ def test_cheat_is_caught_by_its_check(
     by_its_check(plan_for(root / str(round_), definition), variant, ceilings)
 
 
-@each_round
+@pytest.fixture(scope="module")
+def full_judge(root: Path, ceilings: Ceilings, round_: int) -> Iterator[Judge]:
+    """Full form, on inputs that no other round saw; one for all of a round, as in a run, so that references are computed once."""
+    plan = plan_for(root / str(round_), SMALL)
+    made = Judge(plan, "full", secrets.randbits(48), print, ceilings=ceilings)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("round_", range(1, ROUNDS + 1), scope="module")
 @each([v for v in VARIANTS if caught_by(v) is None])
-def test_honest_solution_is_not_flagged(
-    root: Path, ceilings: Ceilings, variant: Variant, round_: int
-) -> None:
-    found = judge_for(root, round_, ceilings).verify(variant)
+def test_honest_solution_is_not_flagged(full_judge: Judge, variant: Variant, round_: int) -> None:
+    found = full_judge.verify(variant)
     assert not found.failed, found.failed
     assert sum(c.outcome == "passed" for c in found.checks) >= 27

@@ -1,13 +1,14 @@
 """New solutions: a copy under names of its own, which passes as it is."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from harness.errors import HarnessError
-from harness.manifest import discover, load_variant
+from harness.manifest import Variant, discover, load_variant
 from harness.paths import PROJECT, Paths
-from harness.scaffold import new_solution, replace_key
+from harness.scaffold import CPP_SUFFIXES, NAMESPACE, new_solution, replace_key
 from tests.harness.folders import harness, write_solution
 
 
@@ -16,7 +17,12 @@ def test_every_solution_can_be_started_from(tmp_path: Path, folder: str):
     source = load_variant(PROJECT / "solutions" / folder)
     made = new_solution(tmp_path, "mine", source)
     assert (made.folder.name, made.label, made.name) == ("mine", "mine", "mine")
-    assert made.sources == source.sources
+    assert made.sources.keys() == source.sources.keys()
+    for path, content in source.sources.items():
+        if is_cpp(path):
+            assert namespaces(made) == {"mine"}
+            content = re.sub(r"(?<=namespace )\w+(?= \{$|$)", "mine", content, flags=re.M)
+        assert made.sources[path] == content
     ours, theirs = made.manifest, source.manifest
     assert ours.model_dump(exclude={"name", "label", "summary", "notes"}) == theirs.model_dump(
         exclude={"name", "label", "summary", "notes"}
@@ -24,6 +30,21 @@ def test_every_solution_can_be_started_from(tmp_path: Path, folder: str):
     assert source.label in ours.summary and source.label in ours.notes
     listed = {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*.*")}
     assert listed == {"manifest.yaml", *source.sources}, "nothing else is copied"
+
+
+def test_no_two_solutions_share_a_namespace():
+    """Libraries in one process share what they define under one name, so that one would run the other's kernels."""
+    spaces = [space for variant in discover(Paths().solutions) for space in namespaces(variant)]
+    assert len(spaces) == len(set(spaces)) > 1
+
+
+def is_cpp(path: str) -> bool:
+    return Path(path).suffix in CPP_SUFFIXES
+
+
+def namespaces(variant: Variant) -> set[str]:
+    cpp = [content for path, content in variant.sources.items() if is_cpp(path)]
+    return {space for content in cpp for space in re.findall(NAMESPACE, content)}
 
 
 def test_the_new_solution_passes(tmp_path: Path):
