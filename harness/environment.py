@@ -127,7 +127,11 @@ def pick_gpu(gpus: list[Gpu], index: int) -> Gpu:
     there = ", ".join(f"{i} ({gpu.info.name})" for i, gpu in enumerate(gpus)) or "none"
     limit = os.environ.get(VISIBLE)
     where = "GPUs here" if limit is None else f"visible with {VISIBLE}={limit}"
-    fix = "name one of them" if gpus else "leave GPU and BACKEND out to check on the CPU"
+    fix = (
+        "name one of them"
+        if gpus
+        else "bench and verify check on the CPU where GPU and BACKEND are left out"
+    )
     raise HarnessError(f"GPU: there is no GPU {index}; {where}: {there}; {fix}")
 
 

@@ -10,12 +10,13 @@ SEED = 20260202
 RESAMPLES = 1000
 LEVEL = 0.95
 LEAST = 3
-"""Of fewer measurements no interval is given: two of them bound nothing."""
+"""Of fewer measurements no interval is given: two of them bound nothing. Of three it is their range, which has the median in it three
+times of four, not 95 of 100; of five, nearly so."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Where the median lies, at the confidence LEVEL; in the unit of the measurements."""
+    """Where the median lies, nominally at the confidence LEVEL; in the unit of the measurements."""
 
     low: float
     high: float

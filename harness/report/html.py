@@ -188,7 +188,8 @@ def _to_html(markdown: str, title: str = "") -> Markup:
     Args:
         title: names the tables for those who hear the page.
     """
-    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    # An image within other text, in notes say, would be fetched from somewhere.
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
     body = parser.render(re.sub(r"(?m)^!\[.*\]\(.*\)\n", "", markdown))
     numbers = itertools.count(1)
     several = body.count("<table>") > 1

@@ -104,7 +104,11 @@ def no_speed(record: RunRecord, measured: bool) -> str | None:
             "the reference and "
             "times nothing."
         )
-    return None if measured else "No speed was measured: no cell passed with a speedup."
+    if measured:
+        return None
+    if record.verification and not record.benchmark_commands:
+        return "No speed was measured: verification alone times nothing for a comparison."
+    return "No speed was measured: no cell passed with a speedup."
 
 
 def passes(record: RunRecord, grid: Grid, names: Names) -> str:

@@ -171,6 +171,63 @@ def _environment(report: Report) -> Table:
     return table("environment", columns(("key", "key"), ("value", "value")), report.environment)
 
 
+def _verification(report: Report) -> Table:
+    header = columns(
+        ("solution", "solution"),
+        ("verdict", "verdict"),
+        ("passed", "passed", str),
+        ("not_applicable", "not applicable", str),
+        ("failed", "failed"),
+        ("repeat", "identical calls"),
+    )
+    found = report.verification.verdicts if report.verification else ()
+    rows = [
+        [
+            v.label,
+            v.verdict,
+            v.passed,
+            v.not_applicable,
+            ", ".join(c.name for c in v.failed),
+            v.repeat,
+        ]
+        for v in found
+    ]
+    return table("verification", header, rows)
+
+
+def _checks(report: Report) -> Table:
+    header = columns(("check", "check"), ("solution", "solution"), ("outcome", "outcome"))
+    seen = report.verification
+    rows = [
+        [name, label, outcome]
+        for name, outcomes in (seen.checks if seen else ())
+        for label, outcome in zip(seen.labels if seen else (), outcomes, strict=True)
+    ]
+    return table("checks", header, rows)
+
+
+def _accuracy(report: Report) -> Table:
+    """Errors against float64, of a full verification."""
+    header = columns(
+        ("workload", "workload"),
+        ("seq_len", "T", str),
+        ("solution", "solution"),
+        ("matched_seed", "matched, seed", matched),
+        ("matched_contest", "matched, contest", matched),
+        ("cosine", "cosine", str),
+        ("max_abs_error", "abs. error", error_size),
+        ("max_rel_error", "rel. error", error_size),
+    )
+    seen = report.verification
+    rows = [
+        [row.short_id, row.seq_len, label, *entry]
+        for row in (seen.accuracy if seen else ())
+        for label, entry in zip(seen.labels if seen else (), row.entries, strict=True)
+        if entry is not None
+    ]
+    return table("accuracy", header, rows)
+
+
 TABLES: dict[str, Callable[[Report], Table]] = {
     "cells": _cells,
     "results": _results,
@@ -179,6 +236,9 @@ TABLES: dict[str, Callable[[Report], Table]] = {
     "ranking": _ranking,
     "correctness": _correctness,
     "failures": _failures,
+    "verification": _verification,
+    "checks": _checks,
+    "accuracy": _accuracy,
     "environment": _environment,
 }
 """Every table of a report, by name; for a record that has no row for it, a header alone."""

@@ -148,7 +148,9 @@ def test_no_table_has_an_empty_heading():
 def test_hostile_text_stays_text():
     record = records.four_way()
     record.solutions[0].label = "<script>alert(1)</script>"
-    record.solutions[1].notes = "<img src=x onerror=alert(1)> [x](javascript:alert(1))"
+    record.solutions[
+        1
+    ].notes = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) ![x](http://example.com/x.png)"
     html = page(record)
     assert "<script>alert" not in html and "<img" not in html and 'href="javascript' not in html
 
