@@ -10,8 +10,8 @@ SEED = 20260202
 RESAMPLES = 1000
 LEVEL = 0.95
 LEAST = 3
-"""Of fewer measurements no interval is given: two of them bound nothing. Of three it is their range, which has the median in it three
-times of four, not 95 of 100; of five, nearly so."""
+"""Of fewer measurements no interval is given: two of them bound nothing. By the ranks it lies
+between, it has the median in it 75 times of 100 for three measurements, 94 for five, 88 for seven and 96 for nine."""
 
 
 @dataclass(frozen=True)

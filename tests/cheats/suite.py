@@ -17,7 +17,7 @@ VARIANTS = discover(CHEATS)
 ROUNDS = int(os.environ.get("CHEAT_ROUNDS", "1"))
 """How often each is judged, every time on other inputs; `make cheats ROUNDS=20` sets it."""
 
-each_round = pytest.mark.parametrize("round_", range(1, ROUNDS + 1))
+each_round = pytest.mark.parametrize("round_", range(1, ROUNDS + 1), scope="module")
 
 
 def each(variants: list[Variant]) -> pytest.MarkDecorator:

@@ -19,7 +19,7 @@ from harness.paths import Paths
 from harness.plan import Plan, Request, make_plan
 from harness.record import Ceilings
 from harness.verify.judge import Judge
-from tests.cheats.suite import CHEATS, ROUNDS, VARIANTS, caught_by, each, each_round
+from tests.cheats.suite import CHEATS, VARIANTS, caught_by, each, each_round
 from tests.cheats.suite import judge_by_its_check as by_its_check
 
 # Asked of the driver: torch would settle which GPUs this process sees before the judge has chosen one.
@@ -72,7 +72,7 @@ def full_judge(root: Path, ceilings: Ceilings, round_: int) -> Iterator[Judge]:
     made.close()
 
 
-@pytest.mark.parametrize("round_", range(1, ROUNDS + 1), scope="module")
+@each_round
 @each([v for v in VARIANTS if caught_by(v) is None])
 def test_honest_solution_is_not_flagged(full_judge: Judge, variant: Variant, round_: int) -> None:
     found = full_judge.verify(variant)

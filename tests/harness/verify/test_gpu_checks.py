@@ -167,6 +167,15 @@ def test_events_that_see_a_hundredth(exam: Exam, monkeypatch: pytest.MonkeyPatch
         speed.timers_agree(exam)
 
 
+def test_many_calls_that_take_less_time_than_few(
+    exam: Exam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No time at all would agree with any events."""
+    monkeypatch.setattr(speed, "_parent_clock", lambda exam, expected_us: -1.0)
+    with pytest.raises(Failed, match="few calls took longer than many"):
+        speed.timers_agree(exam)
+
+
 @pytest.mark.parametrize(("budget", "calls"), [(0.0, [0, 5]), (1e9, [2, 22])])
 def test_how_often_the_parent_clocks_a_call(
     exam: Exam, monkeypatch: pytest.MonkeyPatch, budget: float, calls: list[int]
