@@ -41,7 +41,7 @@ def offered(line: str) -> list[str]:
         ("harness history nothing_like_it", []),
         ("harness bench --suite s", ["sweep", "skewed"]),
         ("harness dataset --suite p", ["published"]),
-        ("harness report 2026-11-24-h200 --table c", ["cells", "comparison", "correctness"]),
+        ("harness report 2026-11-24-h200 --table c", ["cells", "comparison", "correctness", "checks"]),
     ],
 )
 def test_words(line: str, expected: list[str]):
