@@ -20,7 +20,7 @@ from harness.dataset import write_out
 from harness.definition import FULL, discover_definitions
 from harness.errors import ExitCode, HarnessError
 from harness.lock import folder_lock, gpu_lock
-from harness.manifest import discover, select
+from harness.manifest import ALL, select, survey
 from harness.paths import shown
 from harness.plan import DEFAULT_SOLUTIONS, Plan, Request, make_plan, open_dataset, renamed
 from harness.record import RunRecord
@@ -43,6 +43,7 @@ from harness.verify.stage import TOOLS
 
 app = typer.Typer(
     help="Compare FlashInfer-Bench solutions of the DeepSeek-V3 FP8 block-scale MoE.",
+    epilog='Example: python -m harness bench triton_v2 hopper_v4 --workloads "T=1-80"',
     no_args_is_help=True,
     # Shells complete names of commands, and `python -m harness` is none: `harness` is installed for that.
     add_completion=not sys.argv[0].endswith("__main__.py"),
@@ -309,7 +310,7 @@ def dataset(
     known = discover_definitions(paths.definitions)
     if definition not in known:
         raise HarnessError(f"--definition: no {definition}; there are: {', '.join(known)}")
-    variants = select(discover(paths.solutions), solutions or ["all"])
+    variants = select(survey(paths.solutions), solutions or [ALL])
     fitting = [v for v in variants if v.fits(definition)]
     root = write_out(open_dataset(known[definition], suite, paths), fitting, out)
     console.print(f"Dataset: {root} ({len(fitting)} solutions)", highlight=False)
@@ -321,7 +322,7 @@ def doctor(
 ) -> None:
     """Say what is installed, which GPU is here, what each solution lacks, and how to get it.
 
-    Exits with 2 when something is wrong that everything needs.
+    Exits with 2 when something is wrong that everything needs, or with a solution's folder.
 
     Example: python -m harness doctor --json
     """

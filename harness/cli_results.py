@@ -26,7 +26,7 @@ from harness.history import (
     places,
     remove_charts,
 )
-from harness.manifest import discover
+from harness.manifest import survey
 from harness.paths import Paths, shown
 from harness.record import load_record, write_atomically
 from harness.report import write_report
@@ -197,7 +197,8 @@ def history(
     """
     paths = paths_of(solutions_dir, results_dir)
     entries, left_out = find_entries(paths.results, variant, gpu)
-    present = next((v for v in discover(paths.solutions) if variant in v.names), None)
+    here = survey(paths.solutions).variants
+    present = next((v for v in here if variant in v.names), None)
     print_table(history_table(entries, present), as_json, as_csv)
     for line in left_out:
         errors.print(f"Left out: {line}", highlight=False, markup=False)

@@ -9,7 +9,7 @@ from harness.completion import solution_names
 from harness.definition import FULL
 from harness.environment import visible_gpus
 from harness.export import write_solution_json, write_starter_kit
-from harness.manifest import discover, select_one
+from harness.manifest import select_one, survey
 from harness.paths import shown
 from harness.plan import unmet
 from harness.scaffold import new_solution
@@ -37,8 +37,10 @@ def list_solutions(
         ("folder", "folder"),
     )
     header = spared(header, "folder", "state", "name")
+    solutions = paths_of(solutions_dir).solutions
+    found = survey(solutions)
     rows = []
-    for variant in discover(paths_of(solutions_dir).solutions):
+    for variant in found.variants:
         reason = unmet(variant, gpus[0] if gpus else None)
         manifest = variant.manifest
         rows.append(
@@ -53,6 +55,8 @@ def list_solutions(
                 shown(variant.folder),
             ]
         )
+    for folder, error in found.broken.items():
+        rows.append([folder, *[None] * 4, False, str(error), shown(solutions / folder)])
     print_table(table("solutions", header, rows), as_json, as_csv)
 
 
@@ -73,7 +77,7 @@ def new(
     Example: python -m harness new my_variant --from triton_v2
     """
     solutions = paths_of(solutions_dir).solutions
-    original = select_one(discover(solutions), source)
+    original = select_one(survey(solutions), source, "FROM")
     made = new_solution(solutions, name, original)
     folder = shown(made.folder)
     console.print(f"Made {folder} from {original.label}. Next:", highlight=False)
@@ -102,7 +106,7 @@ def export(
 
     Example: python -m harness export triton_v2 --starter-kit /tmp/kit
     """
-    variant = select_one(discover(paths_of(solutions_dir).solutions), name)
+    variant = select_one(survey(paths_of(solutions_dir).solutions), name, "NAME")
     if starter_kit:
         path = write_starter_kit(variant, definition, starter_kit)
     else:

@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 
 from harness.errors import HarnessError
-from harness.manifest import discover
+from harness.manifest import survey
 from harness.paths import Paths
 from harness.record import RECORD_NAME
 from harness.report.tables import TABLES
@@ -19,7 +19,7 @@ Offers = list[tuple[str, str]]
 def solution_names(context: typer.Context, incomplete: str) -> Offers:
     """Labels, each with what is special about the solution."""
     try:
-        variants = discover(_paths(context).solutions)
+        variants = survey(_paths(context).solutions).variants
     except HarnessError:
         return []
     return [(v.label, v.manifest.summary) for v in variants if v.label.startswith(incomplete)]

@@ -12,9 +12,9 @@ from harness.environment import (
     visible_gpus,
 )
 from harness.errors import HarnessError
-from harness.manifest import COMPILED_LANGUAGES, Variant, discover
+from harness.manifest import COMPILED_LANGUAGES, Variant, survey
 from harness.paths import Paths
-from harness.plan import unmet
+from harness.plan import absent_packages, stand_ins, unmet
 
 HOW_TO_INSTALL = {
     "sgl_kernel": "make setup TARGET=gpu, or docs/gpu-hosts.md",
@@ -115,17 +115,26 @@ def _package(name: str, version: str | None) -> Finding:
 
 def _solutions(paths: Paths, gpus: list[Gpu]) -> list[Finding]:
     try:
-        variants = discover(paths.solutions)
+        there = survey(paths.solutions)
     except HarnessError as error:
         return [Finding(False, "solutions", str(error), "mend the named file")]
     gpu = gpus[0] if gpus else None
-    return [_solution(variant, gpu) for variant in variants]
+    return [
+        *(_solution(variant, gpu) for variant in there.variants),
+        *(
+            Finding(False, f, str(error), "mend the named file")
+            for f, error in there.broken.items()
+        ),
+    ]
 
 
 def _solution(variant: Variant, gpu: Gpu | None) -> Finding:
     reason = unmet(variant, gpu)
     requires = variant.manifest.requires
-    found = f"{reason or 'can run here'}; it requires {requires.described()}"
+    here = "can run here" if gpu else "can run here for correctness"
+    if standing_in := stand_ins(variant, gpu):
+        here += f", with a stand-in for {', '.join(standing_in)}"
+    found = f"{reason or here}; it requires {requires.described()}"
     return Finding(
         reason is None, variant.label, found, _how_to(variant, gpu) if reason else "", optional=True
     )
@@ -136,8 +145,10 @@ def _how_to(variant: Variant, gpu: Gpu | None) -> str:
     requires = variant.manifest.requires
     if gpu is None and (requires.gpu or variant.manifest.language in COMPILED_LANGUAGES):
         return "run it on a GPU host: docs/gpu-hosts.md"
+    fixes = []
     wanted = requires.compute_capabilities
     if gpu and wanted and gpu.info.compute_capability not in wanted:
-        return f"run it on a GPU of compute capability {' or '.join(wanted)}"
-    absent = [package for package in requires.packages if not has_package(package)]
-    return "; ".join(HOW_TO_INSTALL.get(p, f"pip install what provides {p}") for p in absent)
+        fixes.append(f"run it on a GPU of compute capability {' or '.join(wanted)}")
+    absent = absent_packages(variant, gpu)
+    fixes += [HOW_TO_INSTALL.get(p, f"pip install what provides {p}") for p in absent]
+    return "; ".join(fixes)

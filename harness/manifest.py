@@ -3,6 +3,8 @@
 import hashlib
 import json
 import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -215,58 +217,97 @@ def _check_entry_point(path: Path, manifest: Manifest, sources: dict[str, str]) 
         )
 
 
+@dataclass(frozen=True)
+class Survey:
+    """All solution folders: those that can be used, and those that cannot."""
+
+    variants: list[Variant]
+    """Sorted by folder name."""
+    broken: dict[str, HarnessError]
+    """By folder name, sorted, what is wrong with it: `load_variant` refuses it, or another folder answers to one of its names."""
+
+
+def survey(solutions: Path) -> Survey:
+    """Read every solution folder under `solutions`; one that is broken does not keep others from being used.
+
+    Raises:
+        HarnessError: there is no folder `solutions`.
+    """
+    if not solutions.is_dir():
+        raise HarnessError(f"{solutions}: no such folder; it must hold one folder per solution")
+    variants: list[Variant] = []
+    broken: dict[str, HarnessError] = {}
+    for path in sorted(solutions.glob(f"*/{MANIFEST_NAME}")):
+        try:
+            variants.append(load_variant(path.parent))
+        except HarnessError as error:
+            broken[path.parent.name] = error
+    for folder, error in _clashes(variants):
+        broken.setdefault(folder, error)
+    good = [v for v in variants if v.folder.name not in broken]
+    return Survey(good, dict(sorted(broken.items())))
+
+
+def _clashes(variants: list[Variant]) -> Iterator[tuple[str, HarnessError]]:
+    """The folders that could be called by one name, each with what is wrong."""
+    owner = {variant.folder.name: variant for variant in variants}
+    for variant in variants:
+        for key, name in (("name", variant.name), ("label", variant.label)):
+            where = f"{variant.folder / MANIFEST_NAME}: key '{key}':"
+            other = owner.setdefault(name, variant)
+            if other is not variant:
+                error = HarnessError(
+                    f"{where} '{name}' is taken by {other.folder / MANIFEST_NAME}; of '{variant.folder.name}' and "
+                    f"'{other.folder.name}', rename the one that is newer or a copy"
+                )
+                yield variant.folder.name, error
+                yield other.folder.name, error
+            if name == ALL:
+                error = HarnessError(f"{where} '{ALL}' means every solution; choose another")
+                yield variant.folder.name, error
+
+
 def discover(solutions: Path) -> list[Variant]:
     """All solution folders under `solutions`, sorted by folder name.
 
     Raises:
-        HarnessError: as `load_variant`; two solutions could be called by the same folder, name or label.
+        HarnessError: as `survey`, or one of them is broken.
     """
-    if not solutions.is_dir():
-        raise HarnessError(f"{solutions}: no such folder; it must hold one folder per solution")
-    variants = [load_variant(path.parent) for path in sorted(solutions.glob(f"*/{MANIFEST_NAME}"))]
-    owner = {variant.folder.name: variant for variant in variants}
-    for variant in variants:
-        for key, name in (("name", variant.name), ("label", variant.label)):
-            other = owner.setdefault(name, variant)
-            if other is not variant:
-                raise HarnessError(
-                    f"{variant.folder / MANIFEST_NAME}: key '{key}': '{name}' is taken by "
-                    f"{other.folder / MANIFEST_NAME}; of '{variant.folder.name}' and '{other.folder.name}', rename "
-                    "the one that is newer or a copy"
-                )
-            if name == ALL:
-                raise HarnessError(
-                    f"{variant.folder / MANIFEST_NAME}: key '{key}': '{ALL}' means every solution; choose another"
-                )
-    return variants
+    return select(survey(solutions), [ALL])
 
 
-def select(variants: list[Variant], wanted: list[str]) -> list[Variant]:
+def select(found: Survey, wanted: list[str], what: str = "SOLUTIONS") -> list[Variant]:
     """The variants called by folder, label or full name, in the order asked for; `all` means every one.
 
+    Args:
+        what: how the user said it, for messages: a variable of make or an option.
+
     Raises:
-        HarnessError: a name fits none; the nearest are named.
+        HarnessError: a name fits none, and the nearest are named; a folder asked for is broken.
     """
     chosen: dict[str, Variant] = {}
     for name in wanted:
-        fitting = variants if name == ALL else [v for v in variants if name in v.names]
-        if not fitting:
-            known = sorted({n for v in variants for n in v.names})
+        asked = found.broken if name == ALL else {name} & found.broken.keys()
+        for folder in asked:
+            raise found.broken[folder]
+        fitting = found.variants if name == ALL else [v for v in found.variants if name in v.names]
+        if not fitting and name != ALL:
+            known = sorted({n for v in found.variants for n in v.names})
             near = get_close_matches(name, known, n=3, cutoff=0.4)
             hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known) or 'none'}"
-            raise HarnessError(f"SOLUTIONS: no solution is called '{name}'; {hint}")
+            if found.broken:  # its label or full name is not known
+                hint += f"; cannot be read: {', '.join(found.broken)}"
+            raise HarnessError(f"{what}: no solution is called '{name}'; {hint}")
         chosen.update((v.name, v) for v in fitting)
     return list(chosen.values())
 
 
-def select_one(variants: list[Variant], name: str) -> Variant:
+def select_one(found: Survey, name: str, what: str) -> Variant:
     """The one variant called by folder, label or full name.
 
     Raises:
-        HarnessError: the name fits none, or means every one.
+        HarnessError: as `select`, or the name means every one.
     """
     if name == ALL:
-        raise HarnessError(
-            f"SOLUTIONS: '{ALL}' means every solution, and one is asked for; name it"
-        )
-    return select(variants, [name])[0]
+        raise HarnessError(f"{what}: '{ALL}' means every solution, and one is asked for; name it")
+    return select(found, [name], what)[0]

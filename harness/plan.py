@@ -12,7 +12,7 @@ from harness.dataset import Dataset
 from harness.definition import FULL, SMALL, Definition, discover_definitions, load_definition
 from harness.environment import Gpu, has_package, pick_gpu, visible_gpus
 from harness.errors import HarnessError
-from harness.manifest import COMPILED_LANGUAGES, Variant, discover, select
+from harness.manifest import COMPILED_LANGUAGES, Variant, select, survey
 from harness.paths import Paths
 from harness.profile import Profile, load_profile
 from harness.record import Cell, WorkloadInfo
@@ -99,7 +99,7 @@ def make_plan(request: Request, paths: Paths) -> Plan:
     gpu = _choose_gpu(request)
     if request.repeats < 1:
         raise HarnessError(f"REPEATS: {request.repeats} is no number of repetitions; use 1 or more")
-    variants = select(discover(paths.solutions), request.solutions)
+    variants = select(survey(paths.solutions), request.solutions)
     if not has_package("flashinfer_bench"):
         raise HarnessError(
             "flashinfer-bench: the Python package is not installed; run `make setup`"
@@ -140,21 +140,31 @@ def open_dataset(definition: Definition, suite: str, paths: Paths, on_gpu: bool 
 def unmet(variant: Variant, gpu: Gpu | None) -> str | None:
     """Why a solution cannot run here, or None when it can."""
     requires = variant.manifest.requires
+    reasons = []
     if gpu is None:
-        packages = [p for p in requires.packages if p not in EMULATED and not has_package(p)]
         if variant.manifest.language in COMPILED_LANGUAGES:
             return f"{variant.manifest.language} code needs a GPU"
         if requires.gpu:
             return "needs a GPU"
-    else:
-        packages = [p for p in requires.packages if not has_package(p)]
+    elif requires.compute_capabilities:
         have = gpu.info.compute_capability
-        if requires.compute_capabilities and have not in requires.compute_capabilities:
+        if have not in requires.compute_capabilities:
             wanted = " or ".join(requires.compute_capabilities)
-            return f"requires compute capability {wanted}, {gpu.info.name} has {have}"
-    if packages:
-        return f"requires the Python package {', '.join(packages)}, which is not installed"
-    return None
+            reasons.append(f"requires compute capability {wanted}, {gpu.info.name} has {have}")
+    if packages := absent_packages(variant, gpu):
+        reasons.append(f"requires the Python package {', '.join(packages)}, which is not installed")
+    return "; ".join(reasons) or None
+
+
+def absent_packages(variant: Variant, gpu: Gpu | None) -> list[str]:
+    """The Python packages that a solution lacks here."""
+    there = stand_ins(variant, gpu)
+    return [p for p in variant.manifest.requires.packages if p not in there and not has_package(p)]
+
+
+def stand_ins(variant: Variant, gpu: Gpu | None) -> list[str]:
+    """The Python packages in whose place a solution gets the CPU backend's own here."""
+    return [] if gpu else [p for p in variant.manifest.requires.packages if p in EMULATED]
 
 
 def choose_workloads(workloads: list[WorkloadInfo], wanted: list[str] | None) -> list[WorkloadInfo]:

@@ -281,7 +281,8 @@ class Resumption(_Model):
 class RunRecord(_Model):
     """One run of the comparison."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1]
+    """SCHEMA_VERSION of the harness that wrote it."""
     run_id: str
     backend: Literal["gpu", "cpu", "document"]
     partial: bool = False

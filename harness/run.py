@@ -23,6 +23,7 @@ from harness.plan import Plan
 from harness.profile import Profile
 from harness.progress import Progress
 from harness.record import (
+    SCHEMA_VERSION,
     Ceilings,
     Cell,
     GpuState,
@@ -252,6 +253,7 @@ def _record(session: _Session, backend: Backend, partial: bool) -> RunRecord:
     if partial:  # what has not run is not a failure
         cells = [c for c in cells if c.status is not Status.MISSING or _key(c) in backend.cells]
     return RunRecord(
+        schema_version=SCHEMA_VERSION,
         run_id=plan.run_id,
         backend="gpu" if plan.gpu else "cpu",
         partial=partial,

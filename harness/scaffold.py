@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from harness.errors import HarnessError
-from harness.manifest import ALL, MANIFEST_NAME, Variant, discover, load_variant
+from harness.manifest import ALL, MANIFEST_NAME, Variant, load_variant, survey
 from harness.record import write_atomically
 
 CPP_SUFFIXES = (".cu", ".cuh", ".cpp", ".cc", ".h", ".hpp")
@@ -33,7 +33,7 @@ def new_solution(solutions: Path, name: str, source: Variant) -> Variant:
     folder = solutions / name
     if folder.exists():
         raise HarnessError(f"{folder}: exists; choose another name")
-    for variant in discover(solutions):
+    for variant in survey(solutions).variants:
         if name in variant.names:
             raise HarnessError(f"NAME: '{name}' is a name of {variant.folder}; choose another")
     text = (source.folder / MANIFEST_NAME).read_text(encoding="utf-8")
@@ -49,9 +49,7 @@ def new_solution(solutions: Path, name: str, source: Variant) -> Variant:
         for path, content in _in_namespace(source.sources, name).items():
             write_atomically(folder / path, content)
         write_atomically(folder / MANIFEST_NAME, text)
-        made = load_variant(folder)
-        discover(solutions)  # whatever it says of the new folder, every later command would say
-        return made
+        return load_variant(folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)  # half a folder would break every later command
         raise

@@ -49,7 +49,7 @@ def load_yaml(path: Path, what: str) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise HarnessError(f"{path}: cannot be read ({error}); mend the file") from None
     except yaml.YAMLError as error:
-        raise HarnessError(f"{path}: is not valid YAML: {error}") from None
+        raise HarnessError(f"{path}: is not valid YAML: {_where(error)}; mend it") from None
 
 
 def load_model(path: Path, model: type[Model], what: str) -> Model:
@@ -65,16 +65,25 @@ def validate(data: Any, model: type[Model], path: Path) -> Model:
     """Check `data`, read from `path`, against `model`.
 
     Raises:
-        HarnessError: naming the first key that does not fit, and the fix.
+        HarnessError: naming a key that does not fit, and the fix; one that is not known comes first.
     """
     if not isinstance(data, dict):
         raise HarnessError(f"{path}: must be a mapping of keys to values, not {data!r:.40}")
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A key that is not known is often one that is missing, misspelt: it says more.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
         raise HarnessError(f"{path}: key '{key}': {_explain(first, model)}") from None
+
+
+def _where(error: yaml.YAMLError) -> str:
+    """'line 3, column 7: mapping values are not allowed here'."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return str(error)
+    mark = error.problem_mark
+    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem or error.context}"
 
 
 def _explain(error: Any, model: type[BaseModel]) -> str:

@@ -32,7 +32,17 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 def fresh_copy(folder: Path) -> Path:
     """The project as cloned and set up: its files, and a .venv that is the environment of the tests."""
     copy = folder / "clone"
-    shutil.copytree(PROJECT, copy, ignore=LEFT_OUT)
+    if (
+        PROJECT / ".git"
+    ).exists():  # what git has, so that a forgotten file is missed here and not by a reader
+        listed = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=True
+        )
+        for name in filter(None, listed.stdout.split("\0")):
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(PROJECT / name, copy / name)
+    else:
+        shutil.copytree(PROJECT, copy, ignore=LEFT_OUT)
     if in_venv():
         (copy / ".venv").mkdir()
         for entry in Path(sys.prefix).iterdir():

@@ -1,8 +1,8 @@
 """Charts as SVG files that are the same, byte for byte, wherever and whenever they are drawn.
 
-Colours are those of Okabe and Ito, which differ for colour-blind readers too, the lightest two darkened until they stand
-out from white paper; a marker per solution tells them apart without colour. Ink and paper follow the reader's light or dark mode through a style sheet inside the file, and every mark
-has a `<title>` that browsers show on hover.
+Colours are those of Okabe and Ito, the lightest two darkened until they stand out from white paper. For some colour-blind
+readers two of them are close, so a marker per solution tells them apart without colour. Ink and paper follow the reader's light
+or dark mode through a style sheet inside the file, and every mark has a `<title>` that browsers show on hover.
 """
 
 import io

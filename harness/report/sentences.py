@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from harness.outliers import LONGER, Outlier
 from harness.record import Cell, RunRecord, Status
 from harness.report.names import Names
-from harness.report.numbers import count, listed, plain, shortened, span, times
+from harness.report.numbers import count, listed, microseconds, plain, shortened, span, times
 from harness.stats import (
     CLOSE,
     Best,
@@ -22,12 +23,15 @@ from harness.stats import (
 )
 
 Grid = Mapping[tuple[str, str], Cell]
+MOST_IN_TITLE = 7
+"""Solutions that a title names; of more, the table of solutions has the names."""
 
 
 def title(record: RunRecord, labels: Sequence[str]) -> str:
-    """'4-Way: a vs b vs c vs d — 2026-02-02'; a single solution has no N."""
+    """'4-Way: a vs b vs c vs d — 2026-02-02'; a single solution has no N, and of many only the N stands there."""
     ways = f"{len(labels)}-Way: " if len(labels) > 1 else ""
-    return f"{ways}{' vs '.join(labels) or record.definition.name} — {record.started[:10]}"
+    who = " vs ".join(labels) if len(labels) <= MOST_IN_TITLE else "comparison"
+    return f"{ways}{who or record.definition.name} — {record.started[:10]}"
 
 
 def gpu(record: RunRecord) -> str:
@@ -181,6 +185,25 @@ def floors(ratios: Sequence[tuple[str, Sequence[float | None]]]) -> tuple[str, .
             "trusting the ratios."
         )
     return tuple(found)
+
+
+def outliers(found: Sequence[Outlier], names: Names) -> tuple[str, ...]:
+    """Which cells took longer than a larger workload, and what that may mean."""
+    if not found:
+        return ()
+    cells = shortened(
+        (
+            f"{names.label(one.solution)} {microseconds(one.latency_us)} us on {names.workload_at(one.workload)} "
+            f"against {microseconds(one.larger_latency_us)} us on {names.workload_at(one.larger)}"
+            for one in found
+        ),
+        6,
+    )
+    return (
+        f"{count(len(found), 'cell')} took at least {LONGER:g} times as long as the same solution on a workload with no "
+        f"fewer tokens, local pairs and active experts: {cells}. That is noise, such as a busy host, or a solution's "
+        "poor choice for a size; the averages contain it.",
+    )
 
 
 def bucket(record: RunRecord, part: Bucket, best: str | None, names: Names) -> str:

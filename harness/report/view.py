@@ -9,6 +9,7 @@ from typing import Literal
 from harness.credible import credible
 from harness.grid import Grid, grid_of
 from harness.noise import Interval, median_interval
+from harness.outliers import outliers
 from harness.record import Cell, GpuState, RunRecord, SolutionInfo, Status, WorkloadInfo
 from harness.report import sentences
 from harness.report.claims import CheckedClaim, check_claims
@@ -92,8 +93,11 @@ def build_report(record: RunRecord) -> Report:
         ranking_sentences=sentences.ranking(record, ranks, names) if measured and several else (),
         baseline_sentences=_baseline(record, names) if measured else (),
         ceilings=sentences.ceilings(record),
-        floor_sentences=sentences.floors(
-            [(label, [row.cells[i].floor_ratio for row in rows]) for i, label in enumerate(labels)]
+        floor_sentences=(
+            *sentences.floors(
+                [(one, [row.cells[i].floor_ratio for row in rows]) for i, one in enumerate(labels)]
+            ),
+            *sentences.outliers(outliers(record), names),
         ),
         correctness=tuple(_correctness(record, s, grid, names) for s in record.solutions),
         failures=_failures(record, grid, names),

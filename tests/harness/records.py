@@ -4,6 +4,7 @@ from typing import Any
 
 from harness.profile import Profile
 from harness.record import (
+    SCHEMA_VERSION,
     Accuracy,
     Ceilings,
     Cell,
@@ -157,6 +158,7 @@ def record(
     values: dict[str, Any] = {
         "run_id": "2026-03-04-h200",
         "backend": "gpu",
+        "schema_version": SCHEMA_VERSION,
         "started": "2026-03-04T05:06:07Z",
         "ended": "2026-03-04T05:10:00Z",
         "command": ["make", "bench", "SOLUTIONS=a b", "PROFILE=seed"],

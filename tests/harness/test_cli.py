@@ -72,14 +72,36 @@ def test_a_name_that_two_folders_share(tmp_path: Path) -> None:
     """Whichever command meets it: `b` would be one folder's label and the other's name."""
     write_solution(tmp_path, "a", label="b")
     write_solution(tmp_path, "b")
-    for command in (["list"], ["bench", "a"], ["dataset", "--out", tmp_path / "out"]):
+    for command in (["bench", "a"], ["bench", "b"], ["dataset", "--out", tmp_path / "out"]):
         done = harness(*command, "--solutions-dir", tmp_path)
         refused(done, "a/manifest.yaml: key 'label': 'b' is taken by", "b/manifest.yaml")
+
+
+def test_a_broken_folder_stops_only_what_asks_for_it(tmp_path: Path) -> None:
+    """`list` and `doctor` show it with what is wrong, and another solution runs."""
+    write_solution(tmp_path / "s", "a")
+    write_solution(tmp_path / "s", "broken", colour="red")
+    where = ("--solutions-dir", tmp_path / "s")
+    wrong = "broken/manifest.yaml: key 'colour': is not known"
+    listed = {row["label"]: row for row in json.loads(harness("list", "--json", *where).stdout)}
+    assert listed["a"]["runs_here"] and not listed["broken"]["runs_here"]
+    assert wrong in listed["broken"]["why"] and listed["broken"]["name"] is None
+    text = harness("list", *where).stdout
+    assert "colour" in text and "None" not in text
+    doctor = harness("doctor", "--json", *where)
+    (found,) = [row for row in json.loads(doctor.stdout) if row["what"] == "broken"]
+    assert doctor.returncode == 2 and found["state"] == "!!" and wrong in found["found"]
+    run = ("--backend", "cpu", "--no-verify", "--workloads", "T=1", "--results-dir", tmp_path / "r")
+    done = harness("bench", "a", *run, *where)
+    assert done.returncode == 0 and "PASS 1/1" in done.stdout, done.stdout + done.stderr
+    for wanted in ("broken", "all"):
+        refused(harness("bench", wanted, *run, *where), wrong)
 
 
 def test_no_command_is_the_help() -> None:
     done = harness()
     assert done.returncode == 2 and done.stderr == ""
+    assert "Example: python -m harness bench" in done.stdout
     for command in ("bench", "report", "doctor"):
         assert command in done.stdout
 
@@ -199,6 +221,27 @@ def test_list_doctor_definitions() -> None:
         doctor.returncode == 0 and "flashinfer-bench" in doctor.stdout and "0.1.2" in doctor.stdout
     )
     assert "hidden_size=7168" in harness("definitions").stdout
+
+
+def test_doctor_says_what_stands_in_without_a_gpu(tmp_path: Path) -> None:
+    """And with one, what to install."""
+    requires = {"packages": ["sgl_kernel", "no_such"], "compute_capabilities": ["1.0"]}
+    write_solution(tmp_path, "some", requires={"packages": ["sgl_kernel"]})
+    write_solution(tmp_path, "much", requires=requires)
+
+    def found(**env) -> dict[str, dict]:
+        done = harness("doctor", "--json", "--solutions-dir", tmp_path, **env)
+        return {row["what"]: row for row in json.loads(done.stdout)}
+
+    cpu = found()
+    assert cpu["some"]["found"].startswith(
+        "can run here for correctness, with a stand-in for sgl_kernel; it requires"
+    )
+    assert cpu["much"]["found"].startswith("requires the Python package no_such, which")
+    gpu = found(stub_gpu=True)
+    assert "compute capability 1.0" in gpu["much"]["found"] and "no_such" in gpu["much"]["found"]
+    assert gpu["much"]["fix"].startswith("run it on a GPU of compute capability 1.0; ")
+    assert gpu["much"]["fix"].endswith("pip install what provides no_such")
 
 
 def test_doctor_names_what_is_wrong(tmp_path: Path) -> None:

@@ -41,7 +41,10 @@ def offered(line: str) -> list[str]:
         ("harness history nothing_like_it", []),
         ("harness bench --suite s", ["sweep", "skewed"]),
         ("harness dataset --suite p", ["published"]),
-        ("harness report 2026-11-24-h200 --table c", ["cells", "comparison", "correctness", "checks"]),
+        (
+            "harness report 2026-11-24-h200 --table c",
+            ["cells", "comparison", "correctness", "checks"],
+        ),
     ],
 )
 def test_words(line: str, expected: list[str]):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ExitCode, HarnessError
-from harness.manifest import discover, load_variant, select
+from harness.manifest import discover, load_variant, select, survey
 from harness.paths import PROJECT
 from tests.harness.folders import REFERENCE, write_solution
 
@@ -172,17 +172,41 @@ def test_all_is_no_name(tmp_path: Path) -> None:
 def test_select_by_any_name(tmp_path: Path) -> None:
     for folder in ("fast", "faster"):
         write_solution(tmp_path, folder, label=f"{folder}_label")
-    variants = discover(tmp_path)
-    names = [v.name for v in variants]
-    assert [v.name for v in select(variants, ["all"])] == names
+    found = survey(tmp_path)
+    assert [v.folder.name for v in select(found, ["all"])] == ["fast", "faster"]
     for word in ("faster", "faster_label", "faster_full_name"):
-        assert [v.folder.name for v in select(variants, [word])] == ["faster"]
-    assert [v.folder.name for v in select(variants, ["faster", "fast", "faster"])] == [
+        assert [v.folder.name for v in select(found, [word])] == ["faster"]
+    assert [v.folder.name for v in select(found, ["faster", "fast", "faster"])] == [
         "faster",
         "fast",
     ]
-    with pytest.raises(HarnessError, match=r"no solution is called 'fastr'; nearest: .*fast"):
-        select(variants, ["fastr"])
+    with pytest.raises(
+        HarnessError, match=r"^FROM: no solution is called 'fastr'; nearest: .*fast"
+    ):
+        select(found, ["fastr"], "FROM")
+
+
+def test_a_broken_folder_is_in_nobody_elses_way(tmp_path: Path) -> None:
+    """Others can be used; who asks for it, or for all, is told what is wrong with it."""
+    write_solution(tmp_path, "good")
+    write_solution(tmp_path, "broken", colour="red")
+    for folder in ("twin", "twin_copy"):
+        write_solution(tmp_path, folder, name="same")
+    found = survey(tmp_path)
+    assert [v.folder.name for v in found.variants] == ["good"]
+    assert set(found.broken) == {"broken", "twin", "twin_copy"}
+    assert [v.folder.name for v in select(found, ["good"])] == ["good"]
+    for wanted, words in (
+        (["good", "broken"], "broken/manifest.yaml: key 'colour'"),
+        (["all"], "broken/manifest.yaml: key 'colour'"),
+        (["twin"], "'same' is taken by .*twin/manifest.yaml"),
+        (["twin_copy"], "'same' is taken by .*twin/manifest.yaml"),
+        (["its_label"], "known: good, good_full_name; cannot be read: broken, twin, twin_copy"),
+    ):
+        with pytest.raises(HarnessError, match=words):
+            select(found, wanted)
+    with pytest.raises(HarnessError, match="key 'colour'"):
+        discover(tmp_path)
 
 
 def test_source_hash_follows_what_is_built(tmp_path: Path) -> None:

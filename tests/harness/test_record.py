@@ -13,6 +13,15 @@ from harness.record import Cell, RunRecord, Status, load_record, save_record, wr
 from harness.report import render_markdown
 
 SEED = PROJECT / "results" / "2026-02-02-b200"
+
+
+def _without_version() -> str:
+    """A record that is whole but for its version: nobody knows what its keys mean."""
+    data = json.loads((SEED / "run.json").read_text())
+    del data["schema_version"]
+    return json.dumps(data)
+
+
 COMMITTED = sorted(path.parent for path in (PROJECT / "results").glob("*/run.json"))
 
 
@@ -60,6 +69,7 @@ def test_all_passed() -> None:
         ),
         ('{"schema_version": 1}', "'run_id': Field required"),
         ("[]", "whole file"),
+        (_without_version(), "'schema_version': missing, and this version"),
     ],
 )
 def test_damaged(tmp_path: Path, content: str | None, words: str) -> None:

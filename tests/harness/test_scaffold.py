@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import HarnessError
-from harness.manifest import Variant, discover, load_variant
+from harness.manifest import Variant, discover, load_variant, survey
 from harness.paths import PROJECT, Paths
 from harness.scaffold import CPP_SUFFIXES, NAMESPACE, new_solution, replace_key
 from tests.harness.folders import harness, write_solution
@@ -82,23 +82,12 @@ def test_names_that_cannot_be(tmp_path: Path, name: str, words: str):
     assert sorted(p for p in tmp_path.rglob("*")) == before
 
 
-def test_a_rule_across_folders_takes_the_folder_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """What `discover` would say of the new folder is said at once, and the folder does not stay to break the rest."""
+def test_a_broken_folder_does_not_keep_one_from_starting(tmp_path: Path):
     write_solution(tmp_path, "first")
-    calls = iter((discover(tmp_path), HarnessError("a rule across folders")))
-
-    def second_time(_: Path):
-        answer = next(calls)
-        if isinstance(answer, HarnessError):
-            raise answer
-        return answer
-
-    monkeypatch.setattr("harness.scaffold.discover", second_time)
-    with pytest.raises(HarnessError, match="a rule across folders"):
-        new_solution(tmp_path, "mine", load_variant(tmp_path / "first"))
-    assert [p.name for p in tmp_path.iterdir()] == ["first"]
+    write_solution(tmp_path, "broken", colour="red")
+    made = new_solution(tmp_path, "mine", load_variant(tmp_path / "first"))
+    assert (made.name, made.label) == ("mine", "mine")
+    assert [v.label for v in survey(tmp_path).variants] == ["first", "mine"]
 
 
 def test_all_is_no_single_solution():
@@ -112,7 +101,8 @@ def test_all_is_no_single_solution():
 
 def test_unknown_source_is_named():
     done = harness("new", "mine", "--from", "triton_v22")
-    assert done.returncode == 2 and "nearest: triton_v2" in done.stderr
+    assert done.returncode == 2 and "FROM: no solution is called" in done.stderr
+    assert "nearest: triton_v2" in done.stderr
 
 
 def test_half_a_folder_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

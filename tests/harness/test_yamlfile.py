@@ -64,6 +64,7 @@ def test_example_of_the_mapping(data: dict, key: str) -> None:
     ("data", "message"),
     [
         ({"shad": ""}, "key 'shad': is not known; did you mean 'shade'?"),
+        ({"code": 1, "shad": ""}, "key 'shad': is not known; did you mean 'shade'?"),
         ({"words": ["a", 2]}, "key 'words.1': Input should be a valid string, got 2"),
         ({"one": {"shape": ["a", 2]}}, "key 'one.shape.1': Input should be a valid string, got 2"),
     ],

@@ -70,6 +70,29 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   filter();
 
+  // Lines of the charts: the chosen solution's, or the one under the pointer, stands out from the others.
+  const highlight = document.getElementById("highlight");
+  const lines = [...document.querySelectorAll(".chart g[id*='-series-']")];
+  const isOf = (line, index) => line.id.endsWith(`-series-${index}`);
+  const emphasise = (index) => {
+    for (const line of lines) {
+      line.classList.toggle("dim", index !== "" && !isOf(line, index));
+      line.classList.toggle("front", isOf(line, index));
+    }
+  };
+  if (highlight) {
+    const choice = highlight.querySelector("select");
+    highlight.hidden = false;
+    choice.addEventListener("change", () => {
+      emphasise(choice.value);
+      for (const line of lines) if (isOf(line, choice.value)) line.parentNode.append(line);
+    });
+    for (const line of lines) {
+      line.addEventListener("mouseenter", () => emphasise(line.id.split("-").pop()));
+      line.addEventListener("mouseleave", () => emphasise(choice.value));
+    }
+  }
+
   // What is known of a cell, on hover and on focus.
   const tip = document.getElementById("tip");
   const open = (target) => {

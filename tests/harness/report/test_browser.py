@@ -202,6 +202,42 @@ def test_marks_of_a_chart_have_a_hover_text(opened):
     assert browser.execute_script(script).startswith("c on 11111111 (T=1): 40.00x, 300.0 us")
 
 
+def dimmed(browser) -> dict[str, list[bool]]:
+    """By chart, which of its lines stand back, in the order of the solutions."""
+    script = """const found = {};
+        for (const g of document.querySelectorAll(".chart g[id*='-series-']")) {
+            const [chart, index] = g.id.split("-series-");
+            (found[chart] ??= [])[index] = getComputedStyle(g).opacity < 0.5;
+        }
+        return found"""
+    return browser.execute_script(script)
+
+
+def test_a_line_can_be_made_to_stand_out(opened):
+    """By choice, and for as long as the pointer is on one of its marks; a page of one solution has no choice."""
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.support.select import Select
+
+    browser = opened("four_way")
+    nothing = {
+        chart: [False] * 4 for chart in ("speedup", "latency", "floor-ratio", "matched-ratio")
+    }
+    assert dimmed(browser) == nothing
+    choice = Select(find(browser, "#highlight select"))
+    choice.select_by_visible_text("c")
+    assert dimmed(browser) == {chart: [True, True, False, True] for chart in nothing}
+    script = "return document.querySelector('#speedup-series-2').nextElementSibling"
+    assert browser.execute_script(script) is None, "drawn last, so on top"
+    mark = find(browser, "#speedup-series-0 use")
+    ActionChains(browser).scroll_to_element(mark).move_to_element(mark).perform()
+    assert dimmed(browser)["speedup"] == [False, True, True, True]
+    ActionChains(browser).move_to_element(find(browser, "h1")).perform()
+    assert dimmed(browser)["speedup"] == [True, True, False, True]
+    choice.select_by_visible_text("none")
+    assert dimmed(browser) == nothing
+    assert opened("single_solution").find_elements("css selector", "#highlight") == []
+
+
 PAPER = """const page = getComputedStyle(document.body);
     const chart = getComputedStyle(document.querySelector('.chart svg text'));
     return [page.backgroundColor, page.color, chart.fill]"""
