@@ -59,8 +59,9 @@ def test_every_run_is_offered():
 def test_folders_that_the_line_names_are_used(tmp_path: Path):
     write_solution(tmp_path, "elsewhere")
     assert offered(f"harness bench --solutions-dir {tmp_path} e") == ["elsewhere"]
-    write_solution(tmp_path, "damaged", colour="red")
-    assert offered(f"harness bench --solutions-dir {tmp_path} e") == []
+    write_solution(tmp_path, "every_key_wrong", colour="red")
+    assert offered(f"harness bench --solutions-dir {tmp_path} e") == ["elsewhere"]
+    assert offered(f"harness bench --solutions-dir {tmp_path / 'nowhere'} e") == []
 
 
 def test_only_the_installed_command_offers_to_install_completion():
