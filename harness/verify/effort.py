@@ -45,7 +45,7 @@ EFFORTS = {
     ),
     ("short", "gpu"): Effort(
         changing=(57, 1, 300, 7, 2048),
-        boundaries=(),
+        boundaries=(128, 129, 320, 1261),
         tokens=57,
         corner_tokens=(16,),
         many=60,
@@ -65,7 +65,7 @@ EFFORTS = {
     ),
     ("short", "cpu"): Effort(
         changing=(5, 1, 9, 2),
-        boundaries=(),
+        boundaries=(16, 33),
         tokens=3,
         corner_tokens=(2,),
         many=24,
@@ -86,7 +86,7 @@ EFFORTS = {
     ),
     ("short", "interpreter"): Effort(
         changing=(2, 1, 3),
-        boundaries=(),
+        boundaries=(17,),
         tokens=2,
         corner_tokens=(1,),
         many=6,

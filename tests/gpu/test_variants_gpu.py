@@ -4,6 +4,7 @@ Run with `pytest -m gpu tests/gpu`; needs sgl_kernel and about 40 GB of GPU memo
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
@@ -122,6 +123,25 @@ def test_two_streams(variant: tuple[str, Callable[..., None]]) -> None:
     for case, outs, want in zip(cases, outputs, expected, strict=True):
         for call, out in enumerate(outs):
             moe_cases.check(out, want, case, f"{name} on its own stream, call {call}")
+
+
+@pytest.mark.parametrize("tokens", [1, 57, 300, 4096])
+def test_a_thread_that_has_not_used_the_device(
+    variant: tuple[str, Callable[..., None]], tokens: int
+) -> None:
+    """A server calls from any of its threads: what earlier calls set up must not belong to theirs."""
+    name, run = variant
+    inputs = full_size(tokens, 32, seed=5)
+    run_and_check(run, inputs, f"{name} in the thread that loaded it")
+    expected = moe_cases.reference().run(*inputs.args())
+    output = moe_cases.poisoned_output(inputs)
+    torch.cuda.synchronize()
+    with ThreadPoolExecutor(
+        1
+    ) as another:  # nothing but the solution, so that nothing else opens the device there
+        another.submit(run, *inputs.args(), output).result()
+    torch.cuda.synchronize()
+    moe_cases.check(output, expected, inputs, f"{name} in another thread")
 
 
 def gemm_arguments(sizes: list[int], n: int, k: int, rows: int) -> dict[str, Any]:

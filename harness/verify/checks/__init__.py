@@ -35,7 +35,7 @@ CHECKS = (
     Check("ties", routing.ties),
     Check("extreme_logits", routing.extreme_logits),
     Check("extreme_scales", routing.extreme_scales),
-    Check("tile_boundaries", values.tile_boundaries),
+    Check("tile_boundaries", values.tile_boundaries, in_short=True),
     Check("many_calls", values.many_calls, in_short=True),
     Check("timing_loop", values.timing_loop, in_short=True),
     Check("weights_in_place", reuse.weights_in_place, in_short=True),

@@ -36,7 +36,8 @@ def tile_boundaries(exam: Exam) -> str:
     for tokens in exam.effort.boundaries:
         exam.fresh(exam.case(tokens, "boundaries", routing="one_expert"), "tile boundary")
     first, last = exam.effort.boundaries[0], exam.effort.boundaries[-1]
-    return f"{len(exam.effort.boundaries)} sizes from T={first} to {last}"
+    sizes = len(exam.effort.boundaries)
+    return f"{sizes} sizes from T={first} to {last}" if sizes > 1 else f"T={first}"
 
 
 def many_calls(exam: Exam) -> str:
