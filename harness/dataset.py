@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from harness import workloads as workload_module
 from harness.definition import Definition, signature_of
 from harness.errors import HarnessError
@@ -21,6 +23,18 @@ from harness.yamlfile import validate
 
 INFO_NAME = "synthetic.json"
 """Marks a root that this module generated, so that no copy of it ever passes for a real dataset."""
+
+
+DESCRIBED_NAME = "described.json"
+"""Beside it, what the workloads of a generated root ask for, so that finding it needs no torch."""
+
+
+class _Described(BaseModel):
+    """What is in DESCRIBED_NAME."""
+
+    workloads: list[WorkloadInfo]
+    digest: str
+    """Of the workloads."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +74,31 @@ def synthetic(definition: Definition, suite_name: str, cache: Path, seed: int = 
     shutil.rmtree(partial, ignore_errors=True)
     _generate(partial, definition, rows, file.routed_scaling_factor, info)
     # With its hash, so that whoever finds it in place can tell whether it is whole.
-    _write_json(partial / INFO_NAME, _load(partial, definition).info.model_dump())
+    made = _load(partial, definition)
+    _write_json(partial / INFO_NAME, made.info.model_dump())
+    described = _Described(workloads=made.workloads, digest=_digest(made.workloads))
+    _write_json(partial / DESCRIBED_NAME, described.model_dump())
     _put_in_place(partial, root, definition)
     return _load(root, definition)
 
 
 def _cached(root: Path, definition: Definition) -> Dataset | None:
-    """What was generated before, if it is still what it was then: a file cut short or changed makes it worthless."""
+    """What was generated before, if it is still what it was then: a file cut short or changed makes it worthless.
+
+    Its hash stands for the checks and counts that were made when it was generated, which take torch.
+    """
     if not (root / INFO_NAME).exists():
         return None
     try:
-        then = _read_info(root)
-        dataset = _load(root, definition)
-    except HarnessError:
+        file = _definition_path(root, definition)
+        lines = _workloads_path(root, definition).read_text(encoding="utf-8").splitlines()
+        traces = {trace["workload"]["uuid"]: trace for trace in map(json.loads, lines)}
+        described = validate(_read_json(root / DESCRIBED_NAME), _Described, root / DESCRIBED_NAME)
+        dataset = Dataset(root, definition, file, traces, described.workloads, _read_info(root))
+        whole = _hash(dataset) == dataset.info.hash
+    except (HarnessError, OSError, ValueError, KeyError, TypeError):
         return None
-    return dataset if dataset.info.hash == then.hash else None
+    return dataset if whole and described.digest == _digest(described.workloads) else None
 
 
 def real(definition: Definition, root: Path) -> Dataset:
@@ -275,6 +299,10 @@ def _describe(dataset: Dataset) -> list[WorkloadInfo]:
             WorkloadInfo(id=uuid, seq_len=seq_len, local_expert_offset=offset, **counts)
         )
     return described
+
+
+def _digest(workloads: list[WorkloadInfo]) -> str:
+    return _sha256(*(workload.model_dump_json() for workload in workloads))
 
 
 def _hash(dataset: Dataset) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from flashinfer_bench.bench.utils import gen_inputs, load_safetensors
 from flashinfer_bench.data import TraceSet
 
 from harness import dataset as dataset_module
-from harness.dataset import INFO_NAME, Dataset, real, stage, synthetic, write_out
+from harness.dataset import DESCRIBED_NAME, INFO_NAME, Dataset, real, stage, synthetic, write_out
 from harness.definition import SMALL, load_definition
 from harness.errors import HarnessError
 from harness.manifest import discover
@@ -188,23 +190,48 @@ def test_damaged_dataset(users: Path, damage: str) -> None:
     assert str(users) in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("damage", ["truncated blob", "changed blob", "truncated list", "info"])
+DAMAGES = ("truncated blob", "changed blob", "truncated list", "info", "counts", "changed count")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_cache_is_made_again(dataset: Dataset, tmp_path: Path, damage: str) -> None:
     """Half a file, or a flipped bit, never becomes part of a result."""
     cache = tmp_path / "cache"
     shutil.copytree(dataset.root.parent, cache)
     root = cache / dataset.root.name
     blob = sorted(root.rglob("*.safetensors"))[0]
-    path = {"truncated list": next(root.rglob("*.jsonl")), "info": root / INFO_NAME}.get(
-        damage, blob
-    )
+    path = {
+        "truncated list": next(root.rglob("*.jsonl")),
+        "info": root / INFO_NAME,
+        "counts": root / DESCRIBED_NAME,
+        "changed count": root / DESCRIBED_NAME,
+    }.get(damage, blob)
     data = path.read_bytes()
-    broken = (
-        data[:-1] + bytes([data[-1] ^ 1]) if damage == "changed blob" else data[: len(data) // 2]
-    )
+    broken = data[: len(data) // 2]
+    if damage == "changed blob":
+        broken = data[:-1] + bytes([data[-1] ^ 1])
+    elif damage == "changed count":
+        broken = data.replace(b'"local_pairs": ', b'"local_pairs": 1', 1)
+    assert broken != data
     path.write_bytes(broken)
     again = synthetic(DEFINITION, "published", cache)
     assert again.info == dataset.info and path.read_bytes() == data
+    assert again.workloads == dataset.workloads
+
+
+def test_what_was_generated_before_is_found_without_torch(dataset: Dataset) -> None:
+    """Importing it takes seconds, before every run; the traces and counts are those of the first time all the same."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom harness.dataset import synthetic\n"
+        "from harness.definition import load_definition\n"
+        f"found = synthetic(load_definition(Path({str(DEFINITION.folder)!r})), 'published',"
+        f" Path({str(dataset.root.parent)!r}))\n"
+        "assert 'torch' not in sys.modules and 'flashinfer_bench' not in sys.modules\n"
+        "print(found.info.hash, len(found.traces), [w.local_pairs for w in found.workloads])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    pairs = [w.local_pairs for w in dataset.workloads]
+    assert done.stdout == f"{dataset.info.hash} {len(dataset.traces)} {pairs}\n", done.stderr
 
 
 def seq_len_as_text(workload: dict) -> None:
