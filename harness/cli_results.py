@@ -197,9 +197,11 @@ def history(
     """
     paths = paths_of(solutions_dir, results_dir)
     entries, left_out = find_entries(paths.results, variant, gpu)
-    here = survey(paths.solutions).variants
-    present = next((v for v in here if variant in v.names), None)
+    here = survey(paths.solutions)
+    present = next((v for v in here.variants if variant in v.names), None)
     print_table(history_table(entries, present), as_json, as_csv)
+    if not present and (error := here.broken.get(entries[-1].solution.folder or "")):
+        errors.print(f"Not set against the present sources: {error}", highlight=False, markup=False)
     for line in left_out:
         errors.print(f"Left out: {line}", highlight=False, markup=False)
     if as_json or as_csv:

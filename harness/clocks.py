@@ -1,11 +1,12 @@
-"""Looks at the GPU's clocks while solutions are timed, to warn of what held them down."""
+"""Looks at the GPU's clocks in the course of a run, to warn of what held them down: whenever a result has come, since asking while
+a call is timed would become part of it. What holds clocks down for less long than a workload takes can go unseen."""
 
 import time
 from collections import Counter
 
 from harness.environment import gpu_state
 
-EVERY_S = 2.0  # asking the driver takes milliseconds, which shall not become part of what is timed
+EVERY_S = 2.0  # asking the driver takes milliseconds
 
 
 class ClockWatch:

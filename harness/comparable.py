@@ -7,9 +7,10 @@ from statistics import fmean
 
 from harness.credible import credible
 from harness.errors import HarnessError
+from harness.noise import LEAST
 from harness.profile import Profile
 from harness.record import RunRecord
-from harness.report.numbers import times
+from harness.report.numbers import listed, times
 from harness.stats import CLOSE
 
 
@@ -77,6 +78,11 @@ def remarks(records: Sequence[RunRecord]) -> list[str]:
                 f"The reference itself took {times(drift)} as long in {other.run_id} as in {first.run_id}: that much may "
                 "be the machine's and not the solutions'."
             )
+    single = [record.run_id for record in new if record.repeats < LEAST and record.timer]
+    if single and len(new) > 1:
+        found.append(
+            f"Without {LEAST} or more repetitions, as in {listed(single)}, a change may be the host's noise."
+        )
     for record in new:
         if record.partial:
             found.append(

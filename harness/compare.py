@@ -14,7 +14,7 @@ from harness.report.names import Names
 from harness.stats import CLOSE
 
 THRESHOLD = CLOSE
-"""Slower by more than this share is a regression: single runs repeat to about that."""
+"""Slower by more than this share is a regression; single runs on two hosts, or on a busy one, can differ by more."""
 
 
 class Change(str, Enum):

@@ -7,7 +7,6 @@ process of its own; what it prints there never reaches the results.
 import errno
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import ValidationError
 from harness import cells as cell_module
 from harness.cells import not_run_after
 from harness.dataset import stage
-from harness.environment import build_variables
+from harness.environment import build_variables, find_nvcc
 from harness.manifest import COMPILED_LANGUAGES, Variant
 from harness.paths import PROJECT
 from harness.plan import Plan
@@ -52,7 +51,7 @@ class CpuBackend:
     def run(self) -> Iterable[None]:
         """Fill the grid; yields after each solution so that the record can be saved."""
         compiled = [v for v in self.plan.variants if v.manifest.language in COMPILED_LANGUAGES]
-        if compiled and shutil.which("nvcc") is None:
+        if compiled and find_nvcc() is None:
             self.progress.note("nvcc is not here: CUDA solutions are not even compiled")
             compiled = []
         # The worker builds what it cannot run, and reports it SKIPPED or as a COMPILE_ERROR.

@@ -67,9 +67,9 @@ def synthetic(definition: Definition, suite_name: str, cache: Path, seed: int = 
         Path(__file__).read_text(encoding="utf-8"),
     )
     root = cache / f"{definition.name}-{suite_name}-{key[:12]}"
-    if (dataset := _cached(root, definition)) is not None:
-        return dataset
     info = DatasetInfo(kind="synthetic", suite=suite_name, hash=None, seed=seed)
+    if (dataset := _cached(root, definition, info)) is not None:
+        return dataset
     partial = root.with_name(f".{root.name}.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     _generate(partial, definition, rows, file.routed_scaling_factor, info)
@@ -78,14 +78,17 @@ def synthetic(definition: Definition, suite_name: str, cache: Path, seed: int = 
     _write_json(partial / INFO_NAME, made.info.model_dump())
     described = _Described(workloads=made.workloads, digest=_digest(made.workloads))
     _write_json(partial / DESCRIBED_NAME, described.model_dump())
-    _put_in_place(partial, root, definition)
+    _put_in_place(partial, root, definition, info)
     return _load(root, definition)
 
 
-def _cached(root: Path, definition: Definition) -> Dataset | None:
+def _cached(root: Path, definition: Definition, info: DatasetInfo) -> Dataset | None:
     """What was generated before, if it is still what it was then: a file cut short or changed makes it worthless.
 
     Its hash stands for the checks and counts that were made when it was generated, which take torch.
+
+    Args:
+        info: what it must be, without its hash.
     """
     if not (root / INFO_NAME).exists():
         return None
@@ -95,10 +98,13 @@ def _cached(root: Path, definition: Definition) -> Dataset | None:
         traces = {trace["workload"]["uuid"]: trace for trace in map(json.loads, lines)}
         described = validate(_read_json(root / DESCRIBED_NAME), _Described, root / DESCRIBED_NAME)
         dataset = Dataset(root, definition, file, traces, described.workloads, _read_info(root))
-        whole = _hash(dataset) == dataset.info.hash
-    except (HarnessError, OSError, ValueError, KeyError, TypeError):
+        then = info.model_copy(update={"hash": _hash(dataset)})
+    except (HarnessError, OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    return dataset if whole and described.digest == _digest(described.workloads) else None
+    except RecursionError:  # JSON nested without end
+        return None
+    whole = dataset.info == then and described.digest == _digest(described.workloads)
+    return dataset if whole else None
 
 
 def real(definition: Definition, root: Path) -> Dataset:
@@ -192,7 +198,7 @@ def _generate(
     _write_json(root / INFO_NAME, info.model_dump())
 
 
-def _put_in_place(partial: Path, root: Path, definition: Definition) -> None:
+def _put_in_place(partial: Path, root: Path, definition: Definition, info: DatasetInfo) -> None:
     """Rename `partial` to `root`; of two processes that made the same at the same time, the second uses the first's."""
     try:
         os.replace(partial, root)
@@ -200,7 +206,7 @@ def _put_in_place(partial: Path, root: Path, definition: Definition) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-    if _cached(root, definition) is not None:
+    if _cached(root, definition, info) is not None:
         shutil.rmtree(partial)
         return
     shutil.rmtree(root, ignore_errors=True)  # damaged

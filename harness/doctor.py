@@ -1,12 +1,12 @@
 """What is installed, which GPU is here, and what is missing, each with its fix."""
 
-import shutil
 from dataclasses import dataclass
 from typing import Literal
 
 from harness.environment import (
     KNOWN_FLASHINFER_BENCH,
     Gpu,
+    find_nvcc,
     has_package,
     versions,
     visible_gpus,
@@ -18,10 +18,12 @@ from harness.plan import absent_packages, stand_ins, unmet
 
 HOW_TO_INSTALL = {
     "sgl_kernel": "make setup TARGET=gpu, or docs/gpu-hosts.md",
-    "deep_gemm": "pip install sgl-deep-gemm",
+    # It names an older apache-tvm-ffi than the one that the rest needs.
+    "deep_gemm": "pip install --no-deps sgl-deep-gemm==0.1.2",
     "flashinfer": "pip install flashinfer-python",
 }
 """By the name of the import."""
+HOW_TO_GET_NVCC = "install the CUDA toolkit, or set CUDA_HOME to where it is"
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,13 @@ def examine(paths: Paths) -> list[Finding]:
                 optional=True,
             )
         )
-        nvcc = shutil.which("nvcc")
+        nvcc = find_nvcc()
         findings.append(
             Finding(
                 nvcc is not None,
                 "nvcc",
                 nvcc or "not found",
-                "" if nvcc else "needed by CUDA solutions only: install the CUDA toolkit",
+                "" if nvcc else f"needed by CUDA solutions only: {HOW_TO_GET_NVCC}",
                 optional=True,
             )
         )
@@ -149,6 +151,8 @@ def _how_to(variant: Variant, gpu: Gpu | None) -> str:
     wanted = requires.compute_capabilities
     if gpu and wanted and gpu.info.compute_capability not in wanted:
         fixes.append(f"run it on a GPU of compute capability {' or '.join(wanted)}")
+    if variant.manifest.language in COMPILED_LANGUAGES and find_nvcc() is None:
+        fixes.append(HOW_TO_GET_NVCC)
     absent = absent_packages(variant, gpu)
     fixes += [HOW_TO_INSTALL.get(p, f"pip install what provides {p}") for p in absent]
     return "; ".join(fixes)

@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -224,6 +225,15 @@ def build_variables(capability: str | None, cache: Path) -> dict[str, str]:
         # The builder otherwise takes the folder above the first nvcc on PATH, which a link can lead astray.
         wanted["CUDA_HOME"] = str(CUDA_HOME)
     return wanted
+
+
+def find_nvcc() -> str | None:
+    """The compiler that a build with `build_variables` takes; None where there is none."""
+    home = os.environ.get("CUDA_HOME")
+    nvcc = Path(home or CUDA_HOME) / "bin" / "nvcc"
+    if nvcc.exists():
+        return str(nvcc)
+    return None if home else shutil.which("nvcc")
 
 
 def _gpu(pynvml, index: int, driver: str) -> Gpu:

@@ -1,4 +1,4 @@
-"""Solution folders: the manifest's schema, discovery, and selection by any of a solution's names."""
+"""Solution folders: the manifest's schema, a survey of all folders, and selection by any of a solution's names."""
 
 import hashlib
 import json
@@ -187,15 +187,21 @@ def _check_source_name(manifest: Path, name: str) -> None:
 def _read_source(manifest: Path, name: str) -> str:
     folder = manifest.parent
     source = folder / name
-    if not source.resolve().is_relative_to(folder.resolve()):
-        raise HarnessError(f"{manifest}: key 'sources': {name} lies outside {folder}; copy it in")
     try:
+        if not source.resolve().is_relative_to(folder.resolve()):
+            raise HarnessError(
+                f"{manifest}: key 'sources': {name} lies outside {folder}; copy it in"
+            )
         text = source.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise HarnessError(
             f"{manifest}: key 'sources': {source} does not exist; create it or take it off the list"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (
+        OSError,
+        UnicodeDecodeError,
+        RuntimeError,
+    ) as error:  # a loop of links is a RuntimeError
         raise HarnessError(
             f"{manifest}: key 'sources': {source} cannot be read as text ({error}); mend it"
         ) from None
@@ -221,6 +227,8 @@ def _check_entry_point(path: Path, manifest: Manifest, sources: dict[str, str]) 
 class Survey:
     """All solution folders: those that can be used, and those that cannot."""
 
+    folder: Path
+    """Where they lie."""
     variants: list[Variant]
     """Sorted by folder name."""
     broken: dict[str, HarnessError]
@@ -245,7 +253,7 @@ def survey(solutions: Path) -> Survey:
     for folder, error in _clashes(variants):
         broken.setdefault(folder, error)
     good = [v for v in variants if v.folder.name not in broken]
-    return Survey(good, dict(sorted(broken.items())))
+    return Survey(solutions, good, dict(sorted(broken.items())))
 
 
 def _clashes(variants: list[Variant]) -> Iterator[tuple[str, HarnessError]]:
@@ -267,15 +275,6 @@ def _clashes(variants: list[Variant]) -> Iterator[tuple[str, HarnessError]]:
                 yield variant.folder.name, error
 
 
-def discover(solutions: Path) -> list[Variant]:
-    """All solution folders under `solutions`, sorted by folder name.
-
-    Raises:
-        HarnessError: as `survey`, or one of them is broken.
-    """
-    return select(survey(solutions), [ALL])
-
-
 def select(found: Survey, wanted: list[str], what: str = "SOLUTIONS") -> list[Variant]:
     """The variants called by folder, label or full name, in the order asked for; `all` means every one.
 
@@ -295,8 +294,10 @@ def select(found: Survey, wanted: list[str], what: str = "SOLUTIONS") -> list[Va
             known = sorted({n for v in found.variants for n in v.names})
             near = get_close_matches(name, known, n=3, cutoff=0.4)
             hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known) or 'none'}"
-            if found.broken:  # its label or full name is not known
-                hint += f"; cannot be read: {', '.join(found.broken)}"
+            if found.broken:  # what they are called besides is not known
+                hint += f"; cannot be used: {', '.join(found.broken)}"
+            if (found.folder / name).is_dir():
+                hint = f"{found.folder / name} has no {MANIFEST_NAME}, which makes a folder one"
             raise HarnessError(f"{what}: no solution is called '{name}'; {hint}")
         chosen.update((v.name, v) for v in fitting)
     return list(chosen.values())

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from harness.grid import grid_of
 from harness.record import RunRecord, Status, WorkloadInfo
 
 LONGER = 1.5
-"""Ratio of the two latencies from which on it is said: single runs of host-bound solutions differ by less."""
+"""Ratio of the two latencies from which on it is said."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Outlier:
 def outliers(record: RunRecord) -> list[Outlier]:
     """The cells that took LONGER times as long as one with more to do, the most striking first."""
     timed = {
-        (cell.solution, cell.workload): cell.latency_ms * 1e3
-        for cell in record.cells
+        key: cell.latency_ms * 1e3
+        for key, cell in grid_of(record).items()
         if cell.status is Status.PASSED and cell.latency_ms
     }
     workloads = {workload.id: workload for workload in record.workloads}

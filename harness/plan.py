@@ -10,7 +10,7 @@ from typing import Literal
 from harness import dataset as datasets
 from harness.dataset import Dataset
 from harness.definition import FULL, SMALL, Definition, discover_definitions, load_definition
-from harness.environment import Gpu, has_package, pick_gpu, visible_gpus
+from harness.environment import Gpu, find_nvcc, has_package, pick_gpu, visible_gpus
 from harness.errors import HarnessError
 from harness.manifest import COMPILED_LANGUAGES, Variant, select, survey
 from harness.paths import Paths
@@ -151,6 +151,8 @@ def unmet(variant: Variant, gpu: Gpu | None) -> str | None:
         if have not in requires.compute_capabilities:
             wanted = " or ".join(requires.compute_capabilities)
             reasons.append(f"requires compute capability {wanted}, {gpu.info.name} has {have}")
+    if variant.manifest.language in COMPILED_LANGUAGES and find_nvcc() is None:
+        reasons.append("needs nvcc, which is not here")
     if packages := absent_packages(variant, gpu):
         reasons.append(f"requires the Python package {', '.join(packages)}, which is not installed")
     return "; ".join(reasons) or None

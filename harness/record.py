@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import HarnessError
 from harness.profile import Profile
@@ -317,6 +317,21 @@ class RunRecord(_Model):
     """None: a record from before verification existed."""
     resumptions: list[Resumption] = Field(default_factory=list)
 
+    @model_validator(mode="after")
+    def _of_one_grid(self) -> "RunRecord":
+        """Every statistic counts on it: no name stands twice, and every cell belongs to a solution and a workload."""
+        solutions = [solution.name for solution in self.solutions]
+        workloads = [workload.id for workload in self.workloads]
+        keys = [(cell.solution, cell.workload) for cell in self.cells]
+        for what, names in (("solution", solutions), ("workload", workloads), ("cell", keys)):
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise ValueError(f"{what} {twice} is there twice")
+        known = {(solution, workload) for solution in solutions for workload in workloads}
+        if strange := [key for key in keys if key not in known]:
+            raise ValueError(f"cell {strange[0]} is of no solution or workload of the record")
+        return self
+
     def cell(self, solution: str, workload: str) -> Cell:
         """The cell of one solution and workload; KeyError when the grid has none."""
         for cell in self.cells:
@@ -366,7 +381,7 @@ def _other_schema(path: Path, text: str) -> str | None:
     """Why a record of another schema cannot be read and what can read it; None for one of this schema."""
     try:
         data = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter: nested without end
         return None
     if not isinstance(data, dict) or data.get("schema_version") == SCHEMA_VERSION:
         return None

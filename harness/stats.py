@@ -21,8 +21,7 @@ LARGE_ABOVE_TOKENS = 10_000
 BUCKET_UPPER_EDGES = (32, 128, 1024, 10_000)
 """Inclusive upper edges of the batch-size buckets; the last bucket is open."""
 CLOSE = 0.05
-"""Averages that differ by less than this share are called close: single runs repeat to about
-that."""
+"""Averages that differ by less than this share are called close."""
 
 
 def rounded(value: float, decimals: int = 2) -> Decimal:

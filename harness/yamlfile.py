@@ -27,10 +27,12 @@ class _UniqueKeys(yaml.SafeLoader):
     """Safe YAML in which a key that stands twice is an error, where plain YAML lets the last one win in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"key '{key}' stands twice; remove one")
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"key '{key.value}' stands twice; remove one"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -49,7 +51,17 @@ def load_yaml(path: Path, what: str) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise HarnessError(f"{path}: cannot be read ({error}); mend the file") from None
     except yaml.YAMLError as error:
-        raise HarnessError(f"{path}: is not valid YAML: {_where(error)}; mend it") from None
+        raise HarnessError(f"{path}: is not valid YAML: {_where(error)}") from None
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # a date such as 2024-13-45
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+        raise HarnessError(
+            f"{path}: has a value that YAML cannot read ({problem:.80}); put it in quotes, or mend it"
+        ) from None
 
 
 def load_model(path: Path, model: type[Model], what: str) -> Model:
@@ -81,7 +93,7 @@ def validate(data: Any, model: type[Model], path: Path) -> Model:
 def _where(error: yaml.YAMLError) -> str:
     """'line 3, column 7: mapping values are not allowed here'."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return str(error)
+        return " ".join(str(error).split())
     mark = error.problem_mark
     return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem or error.context}"
 

@@ -10,6 +10,9 @@ import pytest
 from harness.manifest import Manifest
 from harness.paths import PROJECT
 from harness.record import Status, load_record
+from harness.report.numbers import times
+from harness.report.view import build_report
+from harness.stats import rounded
 from tests.pages import blocks, fresh_copy, run_blocks
 
 DOCS = PROJECT / "docs"
@@ -118,6 +121,36 @@ def test_every_status_is_explained():
 def test_every_key_of_a_manifest_is_explained():
     rows = re.findall(r"(?m)^\| `(\w+)` \|", (DOCS / "add-a-solution.md").read_text())
     assert sorted(rows) == sorted(Manifest.model_fields)
+
+
+def test_the_numbers_of_the_readmes_table_are_those_of_its_record():
+    """To the last digit, and bold where no solution of the record is better, shown or not."""
+    text = README.read_text().split("## A result")[1]
+    (run_id,) = set(re.findall(r"\]\(results/([^/]+)/charts/", text))
+    record = load_record(PROJECT / "results" / run_id)
+    report = build_report(record)
+    header, _, *rows = [
+        [entry.strip() for entry in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    shown = [report.labels.index(label) for label in header[1:-1]]
+    lines: dict[str, tuple[list[float | None], list[bool], str]] = {}
+    for row in report.rows:
+        cell = next(cell for cell in row.cells if cell.speedup and cell.floor_ratio)
+        at_floor = f"{rounded(cell.speedup * cell.floor_ratio, 0)}x"
+        values = [cell.speedup for cell in row.cells]
+        lines[f"T={row.seq_len}"] = values, [cell.best for cell in row.cells], at_floor
+    names = ("Average of 19", "Average T<=901", "Average T>10K")
+    for name, line in zip(names, report.summary[:3], strict=True):
+        lines[name] = [value.value for value in line.values], list(line.best), ""
+    assert len(rows) >= 8
+    for name, *entries, floor in rows:
+        values, best, at_floor = lines[name]
+        expected = [times(values[i] or 0.0) for i in shown]
+        assert [entry.strip("*") for entry in entries] == expected, name
+        assert [entry.startswith("**") for entry in entries] == [best[i] for i in shown], name
+        assert floor == at_floor, name
 
 
 def test_the_readme_shows_charts_of_the_run_of_its_table():

@@ -78,6 +78,7 @@ def render_html(record: RunRecord, charts: Mapping[str, str]) -> str:
         head=_to_html(head),
         sections=[_to_html(body, title) for title, body in sections if title != INTERACTIVE],
         charts=[(c, _inline(charts[c.name])) for c in known if c.name in charts],
+        drawn=sorted({(line.index, line.label) for chart in known for line in chart.series}),
         undrawn=bool(known) and not charts,
         columns=columns,
         cells=[

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from harness.noise import LEAST
 from harness.outliers import LONGER, Outlier
 from harness.record import Cell, RunRecord, Status
 from harness.report.names import Names
@@ -187,8 +188,8 @@ def floors(ratios: Sequence[tuple[str, Sequence[float | None]]]) -> tuple[str, .
     return tuple(found)
 
 
-def outliers(found: Sequence[Outlier], names: Names) -> tuple[str, ...]:
-    """Which cells took longer than a larger workload, and what that may mean."""
+def outliers(found: Sequence[Outlier], repeats: int, names: Names) -> tuple[str, ...]:
+    """Which cells took longer than a larger workload, and what that may mean after so many repetitions."""
     if not found:
         return ()
     cells = shortened(
@@ -199,10 +200,14 @@ def outliers(found: Sequence[Outlier], names: Names) -> tuple[str, ...]:
         ),
         6,
     )
+    why = (
+        "That is noise, such as a busy host, or a solution's poor choice for a size"
+        if repeats < LEAST
+        else f"These are medians of {repeats} repetitions, so a poor choice for a size is likelier than noise"
+    )
     return (
         f"{count(len(found), 'cell')} took at least {LONGER:g} times as long as the same solution on a workload with no "
-        f"fewer tokens, local pairs and active experts: {cells}. That is noise, such as a busy host, or a solution's "
-        "poor choice for a size; the averages contain it.",
+        f"fewer tokens, local pairs and active experts: {cells}. {why}; the averages contain it.",
     )
 
 

@@ -97,7 +97,7 @@ def build_report(record: RunRecord) -> Report:
             *sentences.floors(
                 [(one, [row.cells[i].floor_ratio for row in rows]) for i, one in enumerate(labels)]
             ),
-            *sentences.outliers(outliers(record), names),
+            *sentences.outliers(outliers(record), record.repeats, names),
         ),
         correctness=tuple(_correctness(record, s, grid, names) for s in record.solutions),
         failures=_failures(record, grid, names),

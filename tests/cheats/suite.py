@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.manifest import Variant, discover
+from harness.manifest import Variant
 from harness.plan import Plan
 from harness.record import Ceilings, Verification
 from harness.verify.judge import Judge
+from tests.harness.folders import discover
 
 CHEATS = Path(__file__).parent
 VARIANTS = discover(CHEATS)

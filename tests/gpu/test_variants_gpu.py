@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from harness.environment import build_variables, visible_gpus
-from harness.manifest import discover
 from harness.plan import unmet
 from tests import moe_cases
+from tests.harness.folders import discover
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,13 +8,13 @@ import pytest
 from harness.bench import measure_ceilings
 from harness.definition import FULL
 from harness.environment import visible_gpus
-from harness.manifest import Variant, discover
+from harness.manifest import Variant
 from harness.paths import Paths
 from harness.plan import Plan, Request, make_plan, unmet
 from harness.record import Ceilings, load_record
 from tests import moe_cases
 from tests.cheats.suite import judge
-from tests.harness.folders import harness, write_solution
+from tests.harness.folders import discover, harness, write_solution
 
 GPUS = visible_gpus()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not GPUS, reason="needs a GPU")]

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from harness.definition import FULL
+from harness.manifest import ALL, Variant, select, survey
 from harness.paths import PROJECT
 
 REFERENCE = (PROJECT / "definitions" / FULL / "reference.py").read_text()
@@ -39,6 +40,11 @@ def write_solution(root: Path, folder: str, code: str = REFERENCE, **changes: An
     if code is not None:
         (path / "main.py").write_text(code)
     return path
+
+
+def discover(solutions: Path) -> list[Variant]:
+    """Every variant under `solutions`, all of which must be usable."""
+    return select(survey(solutions), [ALL])
 
 
 def stub(behaviour: str) -> str:

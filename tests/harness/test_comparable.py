@@ -61,3 +61,13 @@ def test_remarks_say_what_may_explain_a_change():
     for words in ("another host", "interrupted", "hardware slowdown", "1.20x as long"):
         assert words in said
     assert remarks([before, before]) == ["then and then are the same record."]
+
+
+def test_records_without_repetitions_are_named():
+    """A change between them may be noise, and no interval says how much."""
+    few, enough = run("few"), run("enough", repeats=3)
+    (said,) = remarks([few, enough])
+    assert said == "Without 3 or more repetitions, as in few, a change may be the host's noise."
+    assert remarks([enough, run("also", repeats=5)]) == []
+    few.timer = None
+    assert remarks([few, enough]) == check_comparable([few, enough])

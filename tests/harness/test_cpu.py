@@ -1,10 +1,10 @@
 """The CPU backend through the command line: each failure costs only its own cells, and no speed is shown."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 
+from harness.environment import find_nvcc
 from harness.record import RunRecord, Status, load_record
 from tests.harness.folders import REFERENCE, harness, write_solution
 
@@ -100,7 +100,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, str, i
             "--configs-dir",
             configs,
         ),
-        PATH="/usr/bin:/bin",  # without nvcc, wherever it may be here
+        CUDA_HOME=str(root),  # without nvcc, wherever it may be here
     )
     report = (root / "results" / "r" / "comparison.md").read_text()
     pids = [int(line) for line in (root / "pids").read_text().split()]
@@ -156,7 +156,7 @@ TVM_FFI_DLL_EXPORT_TYPED_FUNC(run, run);
 """
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+@pytest.mark.skipif(find_nvcc() is None, reason="needs nvcc")
 def test_cuda_code_is_at_least_compiled(tmp_path: Path) -> None:
     """For the architecture that the manifest names: wgmma exists in sm_90a alone."""
     wrong = KERNEL.replace("wgmma.fence", "wgmna.fence")

@@ -1,6 +1,7 @@
 """Dataset roots: FlashInfer-Bench reads them, a user's one is never written to, a mismatch is shown."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,8 @@ from harness import dataset as dataset_module
 from harness.dataset import DESCRIBED_NAME, INFO_NAME, Dataset, real, stage, synthetic, write_out
 from harness.definition import SMALL, load_definition
 from harness.errors import HarnessError
-from harness.manifest import discover
 from harness.paths import PROJECT
-from tests.harness.folders import write_solution
+from tests.harness.folders import discover, write_solution
 
 DEFINITION = load_definition(PROJECT / "definitions" / SMALL)
 
@@ -190,7 +190,23 @@ def test_damaged_dataset(users: Path, damage: str) -> None:
     assert str(users) in str(error.value) and "\n" not in str(error.value)
 
 
-DAMAGES = ("truncated blob", "changed blob", "truncated list", "info", "counts", "changed count")
+def half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "truncated blob": ("blob", half),
+    "changed blob": ("blob", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+    "truncated list": ("list", half),
+    "list of another form": ("list", lambda _: b'{"x": "y"}\n'),
+    "inputs no mapping": ("list", lambda data: re.sub(rb'"inputs": {.*?}}', b'"inputs": []', data)),
+    "nested list": ("list", lambda _: b"[" * 100_000),
+    "truncated info": ("info", half),
+    "another kind": ("info", lambda data: data.replace(b'"synthetic"', b'"real"')),
+    "truncated counts": ("counts", half),
+    "changed count": ("counts", lambda data: data.replace(b'_pairs": ', b'_pairs": 1', 1)),
+}
+"""What happens to which file of a cache."""
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -199,19 +215,15 @@ def test_a_damaged_cache_is_made_again(dataset: Dataset, tmp_path: Path, damage:
     cache = tmp_path / "cache"
     shutil.copytree(dataset.root.parent, cache)
     root = cache / dataset.root.name
-    blob = sorted(root.rglob("*.safetensors"))[0]
+    which, change = DAMAGES[damage]
     path = {
-        "truncated list": next(root.rglob("*.jsonl")),
+        "blob": sorted(root.rglob("*.safetensors"))[0],
+        "list": next(root.rglob("*.jsonl")),
         "info": root / INFO_NAME,
         "counts": root / DESCRIBED_NAME,
-        "changed count": root / DESCRIBED_NAME,
-    }.get(damage, blob)
+    }[which]
     data = path.read_bytes()
-    broken = data[: len(data) // 2]
-    if damage == "changed blob":
-        broken = data[:-1] + bytes([data[-1] ^ 1])
-    elif damage == "changed count":
-        broken = data.replace(b'"local_pairs": ', b'"local_pairs": 1', 1)
+    broken = change(data)
     assert broken != data
     path.write_bytes(broken)
     again = synthetic(DEFINITION, "published", cache)

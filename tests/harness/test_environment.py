@@ -160,5 +160,8 @@ def test_build_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "nvcc").touch()
     assert environment.build_variables(None, tmp_path)["CUDA_HOME"] == cache
+    assert environment.find_nvcc() == str(tmp_path / "bin" / "nvcc")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "nowhere"))
+    assert environment.find_nvcc() is None, "the builder looks there and nowhere else"
     monkeypatch.setenv("TVM_FFI_CUDA_ARCH_LIST", "10.0a")
     assert environment.build_variables("9.0", tmp_path)["TVM_FFI_CUDA_ARCH_LIST"] == "10.0a"

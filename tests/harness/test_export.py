@@ -13,10 +13,9 @@ from flashinfer_bench.data import BuildSpec, Solution, TraceSet
 from harness.definition import FULL
 from harness.errors import HarnessError
 from harness.export import write_solution_json, write_starter_kit
-from harness.manifest import discover
 from harness.paths import PROJECT, Paths
 from harness.record import load_record
-from tests.harness.folders import environment, harness, write_solution
+from tests.harness.folders import discover, environment, harness, write_solution
 
 VARIANTS = {v.folder.name: v for v in discover(Paths().solutions)}
 COMMITTED = sorted(path.parent for path in Paths().results.glob("*/traces.jsonl"))

@@ -1,13 +1,15 @@
 """Solution folders: bad ones are refused in one line that names the file, the key and the fix."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from harness.errors import ExitCode, HarnessError
-from harness.manifest import discover, load_variant, select, survey
+from harness.manifest import load_variant, select, survey
 from harness.paths import PROJECT
-from tests.harness.folders import REFERENCE, write_solution
+from tests.harness.folders import REFERENCE, discover, write_solution
 
 
 @pytest.mark.parametrize(
@@ -201,12 +203,49 @@ def test_a_broken_folder_is_in_nobody_elses_way(tmp_path: Path) -> None:
         (["all"], "broken/manifest.yaml: key 'colour'"),
         (["twin"], "'same' is taken by .*twin/manifest.yaml"),
         (["twin_copy"], "'same' is taken by .*twin/manifest.yaml"),
-        (["its_label"], "known: good, good_full_name; cannot be read: broken, twin, twin_copy"),
+        (["its_label"], "known: good, good_full_name; cannot be used: broken, twin, twin_copy"),
     ):
         with pytest.raises(HarnessError, match=words):
             select(found, wanted)
     with pytest.raises(HarnessError, match="key 'colour'"):
         discover(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(HarnessError, match=r"called .empty.; .*empty has no manifest"):
+        select(found, ["empty"])
+
+
+def loop(folder: Path) -> None:
+    (folder / "main.py").unlink()
+    (folder / "main.py").symlink_to("main.py")
+
+
+def written(text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "manifest.yaml").write_text(text) and None
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (written("summary: 2024-13-45\n"), "month must be in 1..12.*; put it in quotes"),
+        (written("summary: !!int foo\n"), "ValueError"),
+        (written("summary: !!timestamp foo\n"), "AttributeError"),
+        (written("requires: " + "[" * 3000), "RecursionError"),
+        (written("name: a\nname: b\n"), "line 2, column 1: key 'name' stands twice; remove one$"),
+        (written("name: a: b\n"), "line 1, column 8: mapping values are not allowed here$"),
+        (written("[1, 2]"), "must be a mapping"),
+        (loop, "main.py cannot be read as text"),
+    ],
+)
+def test_whatever_is_wrong_with_a_folder_is_one_line(
+    tmp_path: Path, damage: Callable[[Path], None], words: str
+) -> None:
+    """And others can be used: what YAML or the file system raises must not end the survey."""
+    write_solution(tmp_path, "good")
+    damage(write_solution(tmp_path, "damaged"))
+    found = survey(tmp_path)
+    assert [v.folder.name for v in found.variants] == ["good"]
+    said = str(found.broken["damaged"])
+    assert re.search(words, said) and "\n" not in said and len(said) < 400, said
 
 
 def test_source_hash_follows_what_is_built(tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ def test_longer_than_with_more_to_do():
     text = render_markdown(record)
     assert "2 cells took at least 1.5 times as long as the same solution" in text
     assert "noisy 1600.0 us on" in text and "steady 300.0 us on" not in text
+    assert "That is noise, such as a busy host" in text
+    record.repeats = 3
+    assert "medians of 3 repetitions, so a poor choice" in render_markdown(record)
 
 
 def test_only_more_of_everything_counts():

@@ -63,7 +63,7 @@ def variant(language: str = "python", **requires: list[str] | bool) -> Variant:
     return Variant(folder=Path("n"), manifest=manifest, sources={})
 
 
-def test_unmet_requirements() -> None:
+def test_unmet_requirements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Gpu(0, GpuInfo(name="G", compute_capability="9.0"))
     assert unmet(variant(), gpu) is None and unmet(variant(), None) is None
     assert unmet(variant(compute_capabilities=["9.0", "10.0"]), gpu) is None
@@ -78,6 +78,11 @@ def test_unmet_requirements() -> None:
     )
     assert "nope" in (unmet(variant(packages=["torch", "nope"]), gpu) or "")
     assert "needs a GPU" in (unmet(variant("cuda"), None) or "")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert unmet(variant("cuda"), gpu) == "needs nvcc, which is not here"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "nvcc").touch()
+    assert unmet(variant("cuda"), gpu) is None
     # A Python wrapper of compiled code runs nowhere else, whatever can be imported.
     assert unmet(variant(gpu=True, packages=["torch"]), None) == "needs a GPU"
     assert unmet(variant(gpu=True, packages=["torch"]), gpu) is None

@@ -22,6 +22,18 @@ def _without_version() -> str:
     return json.dumps(data)
 
 
+def _twice(key: str) -> str:
+    data = json.loads((SEED / "run.json").read_text())
+    data[key].append(data[key][0])
+    return json.dumps(data)
+
+
+def _strange() -> str:
+    data = json.loads((SEED / "run.json").read_text())
+    data["cells"][0]["workload"] = "zzz"
+    return json.dumps(data)
+
+
 COMMITTED = sorted(path.parent for path in (PROJECT / "results").glob("*/run.json"))
 
 
@@ -70,6 +82,11 @@ def test_all_passed() -> None:
         ('{"schema_version": 1}', "'run_id': Field required"),
         ("[]", "whole file"),
         (_without_version(), "'schema_version': missing, and this version"),
+        ("[" * 100_000, "whole file"),
+        (_twice("workloads"), r"workload \S+ is there twice"),
+        (_twice("solutions"), "solution sglang_fp8_blockwise_moe_v1 is there twice"),
+        (_twice("cells"), "cell .* is there twice"),
+        (_strange(), "zzz.* is of no solution or workload of the record"),
     ],
 )
 def test_damaged(tmp_path: Path, content: str | None, words: str) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from harness.errors import HarnessError
-from harness.manifest import Variant, discover, load_variant, survey
+from harness.manifest import Variant, load_variant, survey
 from harness.paths import PROJECT, Paths
 from harness.scaffold import CPP_SUFFIXES, NAMESPACE, new_solution, replace_key
-from tests.harness.folders import harness, write_solution
+from tests.harness.folders import discover, harness, write_solution
 
 
 @pytest.mark.parametrize("folder", [v.folder.name for v in discover(Paths().solutions)])

@@ -5,8 +5,9 @@ import ast
 import pytest
 
 from harness.definition import FULL, load_definition
-from harness.manifest import COMPILED_LANGUAGES, discover
+from harness.manifest import COMPILED_LANGUAGES
 from tests import moe_cases
+from tests.harness.folders import discover
 
 VARIANTS = [
     variant

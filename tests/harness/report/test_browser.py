@@ -106,7 +106,10 @@ def test_opens_without_errors_and_without_network(opened, name):
 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("name", ["failures", "nine_by_nineteen", "cpu"])
-def test_only_tables_and_charts_scroll_sideways(opened, name, width):
+def test_only_tables_and_charts_scroll_sideways(opened, name, width, monkeypatch):
+    record = getattr(records, name)()
+    record.solutions[0].label = "a_label_" * 12
+    monkeypatch.setattr(records, name, lambda: record)
     browser = opened(name, width)
     script = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert browser.execute_script(script) == 0
@@ -236,6 +239,9 @@ def test_a_line_can_be_made_to_stand_out(opened):
     choice.select_by_visible_text("none")
     assert dimmed(browser) == nothing
     assert opened("single_solution").find_elements("css selector", "#highlight") == []
+    # A solution of which no chart has a mark would leave nothing standing out.
+    options = Select(find(opened("failures"), "#highlight select")).options
+    assert [option.text for option in options] == ["none", "wrong", "right"]
 
 
 PAPER = """const page = getComputedStyle(document.body);
