@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness import cells as cell_module
+from harness.atomic import write_atomically
 from harness.cells import cell_from_line, cell_from_trace, is_collateral, missing, not_run_after
 from harness.clocks import ClockWatch
 from harness.dataset import stage
@@ -22,7 +23,7 @@ from harness.paths import PROJECT, shown
 from harness.plan import Plan
 from harness.process import Finished, follow
 from harness.progress import Progress
-from harness.record import Ceilings, Cell, Status, WorkloadInfo, write_atomically
+from harness.record import Ceilings, Cell, Status, WorkloadInfo
 from harness.repeats import combined
 from harness.resume import Kept
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from harness import completion
+from harness.atomic import write_atomically
 from harness.comparable import check_comparable, remarks, require_comparable, told_apart
 from harness.compare import THRESHOLD, compare_records
 from harness.compare_tables import (
@@ -28,7 +29,7 @@ from harness.history import (
 )
 from harness.manifest import survey
 from harness.paths import Paths, shown
-from harness.record import load_record, write_atomically
+from harness.record import load_record
 from harness.report import write_report
 from harness.report.charts import can_draw, draw
 from harness.report.tables import TABLES, tables_of

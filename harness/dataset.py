@@ -13,10 +13,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from harness import workloads as workload_module
+from harness.atomic import write_atomically
 from harness.definition import Definition, signature_of
 from harness.errors import HarnessError
 from harness.manifest import Variant
-from harness.record import DatasetInfo, WorkloadInfo, write_atomically
+from harness.record import DatasetInfo, WorkloadInfo
 from harness.workload_traces import blobs_of, check_format, check_shapes, read_traces
 from harness.workloads import SEED, Workload, load_workloads, make_routing, suite
 from harness.yamlfile import validate

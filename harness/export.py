@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+from harness.atomic import write_atomically
 from harness.errors import HarnessError
 from harness.manifest import Variant
-from harness.record import write_atomically
 
 STARTER_KIT_LANGUAGES = ("triton", "cuda")
 

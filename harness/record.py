@@ -4,14 +4,13 @@ Reports are functions of a record alone, so any record can be rendered again yea
 """
 
 import json
-import os
-import tempfile
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from harness.atomic import write_atomically
 from harness.errors import HarnessError
 from harness.profile import Profile
 
@@ -392,25 +391,3 @@ def _other_schema(path: Path, text: str) -> str | None:
         f"{SCHEMA_VERSION}; render it with the version that wrote it"
         + (f", commit {commit}" if commit else "")
     )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` with `text` so that a reader, or a crash, never meets half a file.
-
-    Raises:
-        OSError: the folder or the file cannot be written, or the disk is full; the old file is as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException as error:
-        Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and not error.filename:  # of write or fsync
-            raise OSError(error.errno, error.strerror, str(path)) from None
-        raise

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 from rich.console import Console
 
+from harness.atomic import write_atomically
 from harness.bench import GpuBackend, measure_ceilings
 from harness.cells import in_grid_order
 from harness.cpu import CpuBackend
@@ -32,7 +33,6 @@ from harness.record import (
     Status,
     VerificationInfo,
     save_record,
-    write_atomically,
 )
 from harness.report import write_report
 from harness.resume import TRACES_NAME, Kept

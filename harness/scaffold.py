@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
+from harness.atomic import write_atomically
 from harness.errors import HarnessError
 from harness.manifest import ALL, MANIFEST_NAME, Variant, load_variant, survey
-from harness.record import write_atomically
 
 CPP_SUFFIXES = (".cu", ".cuh", ".cpp", ".cc", ".h", ".hpp")
 NAMESPACE = r"(?m)^namespace (\w+) *\{"

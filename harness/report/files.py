@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from harness.record import load_record, write_atomically
+from harness.atomic import write_atomically
+from harness.record import load_record
 from harness.report.charts import can_draw, draw
 from harness.report.html import render_html
 from harness.report.markdown import CHARTS_FOLDER, render_markdown
