@@ -118,7 +118,9 @@ class Judge:
             try:
                 self._load(exam, UNDER_TOOL)
             except _Over as over:
-                return over.result.model_copy(update={"name": sanitizer.check_name(tool)})
+                why = sanitizer.cause(exam.session.tail(), over.result.detail)
+                named = {"name": sanitizer.check_name(tool), "detail": why}
+                return over.result.model_copy(update=named)
             return sanitizer.run(tool, exam)
 
     def _examine(self, variant: Variant) -> tuple[list[CheckResult], list[Accuracy]]:

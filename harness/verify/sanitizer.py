@@ -55,14 +55,19 @@ def run(tool: str, exam: Exam) -> CheckResult:
     summary = verdict(session.tail())
     if code == 0 and not fault:
         return CheckResult(name=name, outcome="passed", detail=summary or "no errors")
-    # What the tool found is the cause, where a call failed as well: it may end the process's use of the GPU.
-    found = summary or fault or f"{tool} exited with {code}"
+    found = cause(session.tail(), fault) or summary or f"{tool} exited with {code}"
     return CheckResult(name=name, outcome="failed", detail=found, log_tail=session.tail() or None)
 
 
 def environment(tool: str) -> dict[str, str]:
     """Variables for the child. Memory that torch hands out of larger blocks has no bounds that memcheck could see."""
     return {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if tool == "memcheck" else {}
+
+
+def cause(log: str, fault: str) -> str:
+    """What the tool found, where a call failed or the process ended as well: it may end the process's use of the GPU."""
+    found = verdict(log)
+    return fault if found is None or found.startswith("0 ") else found
 
 
 def verdict(log: str) -> str | None:

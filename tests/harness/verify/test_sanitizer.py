@@ -1,6 +1,7 @@
 """compute-sanitizer is found, told what to do, and believed; a stand-in with its command line takes its place here."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -48,22 +49,36 @@ def test_its_exit_code_and_summary_are_the_verdict(
 FINDS = """#!/bin/bash
 while [[ "$1" == --* ]]; do [[ "$1" == --error-exitcode ]] && bad=$2; shift 2; done
 echo "caching off: $PYTORCH_NO_CUDA_MEMORY_CACHING"
-timeout 5 "$@"
-echo "========= ERROR SUMMARY: 1 error"
+timeout SECONDS "$@"
+echo "========= ERROR SUMMARY: ERRORS"
 exit $bad
 """
 
 
+@pytest.mark.parametrize(
+    ("seconds", "errors", "expected"),
+    [
+        ("8", "1 error", "^1 error$"),
+        ("0.2", "1 error", "^1 error$"),
+        ("0.2", "0 errors", "exited with 99"),
+    ],
+)
 def test_what_the_tool_found_is_said_where_it_ended_the_process(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: Plan,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: str,
+    errors: str,
+    expected: str,
 ) -> None:
-    """memcheck ends a process's use of the GPU with the first error, so a call fails as well."""
+    """memcheck ends a process's use of the GPU with the first error, so a call fails as well, or loading (0.2 s). Where it
+    found nothing, the process's own end is the cause."""
     program = tmp_path / "compute-sanitizer"
-    program.write_text(FINDS)
+    program.write_text(FINDS.replace("SECONDS", seconds).replace("ERRORS", errors))
     program.chmod(0o755)
     monkeypatch.setattr(sanitizer, "TOKENS", (1,) * 10_000)
     result = Judge(plan, "full", 7, print).sanitize("memcheck", str(program), plan.variants[0])
-    assert (result.outcome, result.detail) == ("failed", "1 error")
+    assert result.outcome == "failed" and re.search(expected, result.detail or ""), result
     assert "caching off: 1" in (result.log_tail or "")
 
 
