@@ -290,7 +290,7 @@ def select(found: Survey, wanted: list[str], what: str = "SOLUTIONS") -> list[Va
         for folder in asked:
             raise found.broken[folder]
         fitting = found.variants if name == ALL else [v for v in found.variants if name in v.names]
-        if not fitting and name != ALL:
+        if not fitting:
             known = sorted({n for v in found.variants for n in v.names})
             near = get_close_matches(name, known, n=3, cutoff=0.4)
             hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known) or 'none'}"

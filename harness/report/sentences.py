@@ -30,9 +30,12 @@ MOST_IN_TITLE = 7
 
 def title(record: RunRecord, labels: Sequence[str]) -> str:
     """'4-Way: a vs b vs c vs d — 2026-02-02'; a single solution has no N, and of many only the N stands there."""
-    ways = f"{len(labels)}-Way: " if len(labels) > 1 else ""
-    who = " vs ".join(labels) if len(labels) <= MOST_IN_TITLE else "comparison"
-    return f"{ways}{who or record.definition.name} — {record.started[:10]}"
+    what = " vs ".join(labels) or record.definition.name
+    if len(labels) > MOST_IN_TITLE:
+        what = f"{len(labels)}-Way comparison"
+    elif len(labels) > 1:
+        what = f"{len(labels)}-Way: {what}"
+    return f"{what} — {record.started[:10]}"
 
 
 def gpu(record: RunRecord) -> str:

@@ -269,3 +269,8 @@ def test_the_packs_own_folders_are_sound() -> None:
     for variant in variants:
         python = {p.name for p in variant.folder.glob("*.py")} - {"tune.py"}
         assert python <= set(variant.sources), f"{variant.folder}: a file is not among its sources"
+
+
+def test_all_of_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="no solution is called 'all'; known: none"):
+        select(survey(tmp_path), ["all"])

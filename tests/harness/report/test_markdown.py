@@ -44,6 +44,16 @@ def test_committed_results_render_byte_for_byte(folder):
     assert rendered.encode() == (folder / "comparison.md").read_bytes()
 
 
+def test_a_title_names_solutions_while_they_are_few():
+    assert render_markdown(records.four_way()).startswith(
+        "# 4-Way: a vs b vs c vs d — 2026-03-04\n"
+    )
+    assert render_markdown(records.nine_by_nineteen()).startswith(
+        "# 9-Way comparison — 2026-03-04\n"
+    )
+    assert render_markdown(records.single_solution()).startswith("# a — 2026-03-04\n")
+
+
 def test_the_seed_run_is_committed():
     assert SEED_RUN in COMMITTED
 
