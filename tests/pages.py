@@ -32,13 +32,13 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 def fresh_copy(folder: Path) -> Path:
     """The project as cloned and set up: its files, and a .venv that is the environment of the tests."""
     copy = folder / "clone"
-    if (
-        PROJECT / ".git"
-    ).exists():  # what git has, so that a forgotten file is missed here and not by a reader
-        listed = subprocess.run(
-            ["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=True
-        )
-        for name in filter(None, listed.stdout.split("\0")):
+    # What git has, so that a forgotten file is missed here and not by a reader; a copy without git is copied as it is.
+    listed = subprocess.run(
+        ["git", "-C", str(PROJECT), "ls-files", "-z"], capture_output=True, text=True
+    )
+    names = listed.stdout.split("\0") if (PROJECT / ".git").exists() else []
+    if names and listed.returncode == 0:
+        for name in filter(None, names):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(PROJECT / name, copy / name)
     else:
