@@ -197,11 +197,7 @@ def _read_source(manifest: Path, name: str) -> str:
         raise HarnessError(
             f"{manifest}: key 'sources': {source} does not exist; create it or take it off the list"
         ) from None
-    except (
-        OSError,
-        UnicodeDecodeError,
-        RuntimeError,
-    ) as error:  # a loop of links is a RuntimeError
+    except (OSError, UnicodeDecodeError, RuntimeError) as error:  # the last: a loop of links
         raise HarnessError(
             f"{manifest}: key 'sources': {source} cannot be read as text ({error}); mend it"
         ) from None
@@ -287,8 +283,8 @@ def select(found: Survey, wanted: list[str], what: str = "SOLUTIONS") -> list[Va
     chosen: dict[str, Variant] = {}
     for name in wanted:
         asked = found.broken if name == ALL else {name} & found.broken.keys()
-        for folder in asked:
-            raise found.broken[folder]
+        for broken in asked:
+            raise found.broken[broken]
         fitting = found.variants if name == ALL else [v for v in found.variants if name in v.names]
         if not fitting:
             known = sorted({n for v in found.variants for n in v.names})
@@ -296,8 +292,9 @@ def select(found: Survey, wanted: list[str], what: str = "SOLUTIONS") -> list[Va
             hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known) or 'none'}"
             if found.broken:  # what they are called besides is not known
                 hint += f"; cannot be used: {', '.join(found.broken)}"
-            if (found.folder / name).is_dir():
-                hint = f"{found.folder / name} has no {MANIFEST_NAME}, which makes a folder one"
+            folder = found.folder / name
+            if folder.is_dir() and not (folder / MANIFEST_NAME).exists():
+                hint = f"{folder} has no {MANIFEST_NAME}, which makes a folder one"
             raise HarnessError(f"{what}: no solution is called '{name}'; {hint}")
         chosen.update((v.name, v) for v in fitting)
     return list(chosen.values())

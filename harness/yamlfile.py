@@ -52,12 +52,8 @@ def load_yaml(path: Path, what: str) -> Any:
         raise HarnessError(f"{path}: cannot be read ({error}); mend the file") from None
     except yaml.YAMLError as error:
         raise HarnessError(f"{path}: is not valid YAML: {_where(error)}") from None
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:  # a date such as 2024-13-45
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        # What PyYAML's constructors raise, of a date such as 2024-13-45.
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise HarnessError(
             f"{path}: has a value that YAML cannot read ({problem:.80}); put it in quotes, or mend it"

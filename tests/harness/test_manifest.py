@@ -212,6 +212,8 @@ def test_a_broken_folder_is_in_nobody_elses_way(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(HarnessError, match=r"called .empty.; .*empty has no manifest"):
         select(found, ["empty"])
+    with pytest.raises(HarnessError, match="no solution is called 'good/'; nearest: good"):
+        select(found, ["good/"])
 
 
 def loop(folder: Path) -> None:
