@@ -20,7 +20,7 @@ constexpr int kBoxes = 2;         // boxes per tile: (up, gate) in GEMM1, two ne
 constexpr int kTileRows = kBoxes * kBoxRows;
 constexpr int kChunkBytes = kBoxRows * kScaleBlock;  // one box, 128 of K
 
-// Up to this many tokens routing happens in the kernel that multiplies, and the output is summed there.
+// Up to this many tokens routing happens in the kernel that multiplies, and the output is summed in fp32.
 constexpr int kRoutedInside = 128;
 // Up to this many tokens every thread block routes all of them: two a warp take less time than asking the others.
 constexpr int kRoutedByAll = 24;
@@ -33,6 +33,9 @@ constexpr int kMostCut = 56;
 // Up to this many active experts the weights leave the L2 first, so that a call does not wait for dirty lines of whoever ran
 // before it to be written back. With more experts that costs more than it saves.
 constexpr int kEvictFirstExperts = 10;
+
+// Where thread blocks take groups of up to 128 tokens, groups with more than this have the tokens as M (rows.cuh).
+constexpr int kRowsBeyond = 80;
 
 constexpr int kTopK = 8;
 constexpr int kNumExperts = 256;

@@ -46,6 +46,7 @@ __device__ __forceinline__ int box_row(int tid) { return tid / 32 * 16 + tid % 3
 template <class S, int N>
 __device__ __forceinline__ bool complete_tile(const Problem& p, const Plan& plan, const Segment& s, EpilogueShared<S>& shared,
                                               float (&acc)[S::kBlocks][N / 2]) {
+  if constexpr (S::kMany) return true;  // no tile is cut
   const int pieces = plan.pieces[0];
   if (pieces == 1) return true;
   const int tid = team_thread<S>();
@@ -368,15 +369,14 @@ __device__ __forceinline__ void put_row(const Problem& p, int token, int column,
 // GEMM2, large T: writes or adds the weighted expert outputs as bf16 rows. They pass through shared
 // memory, kChunk tokens of one box at a time, so that whole 16-byte pieces reach device memory.
 template <class S, int N>
-__device__ __forceinline__ void store_gemm2(const Problem& p, const Segment& s, const Lists& lists, EpilogueShared<S>& shared,
+__device__ __forceinline__ void put_gemm2(const Problem& p, const Segment& s, const Lists& lists, EpilogueShared<S>& shared,
                                             uint8_t* staging, float (&acc)[S::kBlocks][N / 2]) {
   constexpr int kPitch = 2 * kBoxRows + 16;  // bytes per token
   constexpr int kChunk = S::kMaxCols / 2;
   static_assert(kChunk * kPitch <= S::kStagingBytes, "staging area");
   const int tid = team_thread<S>();
   const int lane = tid % 32;
-  constexpr bool kMeetsLast = S::kMaxCols > 64;
-  if constexpr (!kMeetsLast) team_barrier<S>();  // the previous segment's readers of `weight` and of the staging area
+  if constexpr (!S::kMany) team_barrier<S>();  // the previous segment's readers of `weight` and of the staging area
   if (tid < N) {
     const int pair = lists.at(p, s) + tid;
     shared.weight[tid] = tid < s.cols ? lists.weight[pair] : 0.0f;
@@ -410,7 +410,7 @@ __device__ __forceinline__ void store_gemm2(const Problem& p, const Segment& s, 
     }
   }
   // The same at the end where the next item may be one of rows.cuh, whose warps write to the staging area without meeting others.
-  if constexpr (kMeetsLast) team_barrier<S>();
+  if constexpr (S::kMany) team_barrier<S>();
 }
 
 }  // namespace hopper_v7

@@ -1,5 +1,5 @@
 // Both grouped products in one persistent kernel: routing (small T), gather, GEMM1, SwiGLU, quantisation, GEMM2, weighting
-// and, at small T, the combination. One thread block per multiprocessor; see plan.cuh for why none has to wait for one that
+// and combination. One thread block per multiprocessor; see plan.cuh for why none has to wait for one that
 // does not run.
 #pragma once
 
@@ -13,9 +13,6 @@ constexpr int kProducerBarrier = 3;  // 1 and 2 are the teams'
 constexpr int kListsBarrier = 4;
 constexpr int kPlanBarrier = 5;
 constexpr int kProducerThreads = kThreads - kConsumerThreads;
-
-template <class S>
-constexpr bool kByRows = S::kMaxCols > kRowsBeyond;
 
 template <class S, bool kInside, int N>
 __device__ __forceinline__ void run_segment(const Problem& p, const Plan& plan, const Lists& lists, int steps, Ring<S>& ring,
@@ -34,7 +31,7 @@ __device__ __forceinline__ void run_segment(const Problem& p, const Plan& plan, 
   } else if constexpr (kInside) {
     add_gemm2<S, N>(p, plan, s, lists, shared, acc);
   } else {
-    store_gemm2<S, N>(p, s, lists, shared, staging, acc);
+    put_gemm2<S, N>(p, s, lists, shared, staging, acc);
   }
 }
 
@@ -61,9 +58,10 @@ __device__ __forceinline__ void consume(const Problem& p, const Plan& plan, Queu
       ring.skip(steps);
       continue;
     }
-    if (s.phase && !zeros_there) {  // they were written long ago
+    if (s.phase && !zeros_there) {  // as a rule they were written long ago
       warp_spin_until(p.zero.tokens_done, p.tokens);
       zeros_there = true;
+      named_barrier_arrive<kThreads>(kProducerBarrier);
     }
     __syncwarp();
     if (threadIdx.x % 32 == 0) shared.segment[warp] = s;
@@ -76,7 +74,7 @@ __device__ __forceinline__ void consume(const Problem& p, const Plan& plan, Queu
       if (before >= 0) mbar_wait(smem_addr(&ring.bars->turn[team]), before & 1);
       ++my_items;
     }
-    if constexpr (kByRows<S>) {
+    if constexpr (S::kMany) {
       if (s.cols > kRowsBeyond) {
         run_rows<S>(p, lists, steps, ring, shared, staging);
         continue;
@@ -84,7 +82,7 @@ __device__ __forceinline__ void consume(const Problem& p, const Plan& plan, Queu
     }
 #define MOE_CASE(n)                                                                    \
   case n:                                                                              \
-    if constexpr (n <= (kByRows<S> ? kRowsBeyond : S::kMaxCols) && padded_columns<S::kMaxCols>(n) == n)             \
+    if constexpr (n <= (S::kMany ? kRowsBeyond : S::kMaxCols) && padded_columns<S::kMaxCols>(n) == n)             \
       run_segment<S, kInside, n>(p, plan, lists, steps, ring, shared, staging);        \
     break;
     switch (cols) {
@@ -101,14 +99,15 @@ __device__ __forceinline__ void consume(const Problem& p, const Plan& plan, Queu
     }
 #undef MOE_CASE
   }
+  if (!zeros_there) named_barrier_arrive<kThreads>(kProducerBarrier);
 }
 
-// The last thread block that is done with the shared counters leaves them at zero. By the producers, who once routing is done are the
-// only ones to wait for them, so that this overlaps the last epilogue. Teams that collect pieces wait for the pieces alone, and clear
-// those themselves.
+// The last thread block that is done with the shared counters leaves them at zero. By the producers, so that this overlaps the last
+// epilogue: once routing is done a consumer looks at a counter only where zeros are written, and there each warp arrives at the first
+// barrier, without waiting, when it has looked. Teams that collect pieces wait for the pieces alone, and clear those themselves.
 template <bool kInside>
 __device__ __forceinline__ void leave(const Problem& p, const Plan& plan, int& last) {
-  named_barrier<kProducerThreads>(kProducerBarrier);
+  named_barrier<kInside ? kProducerThreads : kThreads>(kProducerBarrier);
   const int id = threadIdx.x - kConsumerThreads;
   if (id == 0) last = add_acq_rel(p.zero.exits, 1) == static_cast<int>(gridDim.x) - 1;
   named_barrier<kProducerThreads>(kProducerBarrier);
@@ -208,7 +207,7 @@ __global__ void __launch_bounds__(S::kBlockThreads, 1)
     grid_dependency_wait();
     if (warp == 0) {
       const int n = lane < p.experts ? __ldcg(p.zero.counts + lane) : 0;
-      build_plan(plan, p, n, S::kMaxCols, S::kStageK, false, !kByRows<S>);
+      build_plan(plan, p, n, S::kMaxCols, S::kStageK, false, !S::kMany);
     }
     __syncthreads();
   }
@@ -231,14 +230,14 @@ __global__ void __launch_bounds__(S::kBlockThreads, 1)
   } else {
     lower_registers<kLess>();
     if (warp == kConsumerWarps) {
-      if constexpr (S::kQueuesSegments) {
+      if constexpr (S::kMany) {
         produce_many_weights<S>(p, plan, queue, ring, &w13, &w2, item, ZeroRows{smem_addr(zeros)});
       } else {
         produce_weights<S, !kInside>(p, plan, queue, ring, &w13, &w2, item, ZeroRows{smem_addr(zeros)});
       }
     } else if (warp < kConsumerWarps + 3) {
       const int id = threadIdx.x - (kConsumerWarps + 1) * 32;
-      if constexpr (kByRows<S>) {
+      if constexpr (S::kMany) {
         produce_many_rows<S>(p, plan, queue, lists, ring, id);
       } else {
         produce_rows<S>(p, plan, queue, lists, ring, row_offsets, id);

@@ -8,7 +8,7 @@ cudaError_t launch_experts_64(const Launch& l, const Problem& p, const CUtensorM
   return launch_experts<Shape<64, 1, 4, 2, 0>, 128>(l, p, w13, w2);
 }
 
-cudaError_t launch_experts_64_stored(const Launch& l, const Problem& p, const CUtensorMap& w13, const CUtensorMap& w2) {
+cudaError_t launch_experts_64_routed(const Launch& l, const Problem& p, const CUtensorMap& w13, const CUtensorMap& w2) {
   return launch_experts<Shape<64, 1, 4, 2, 4>, 0>(l, p, w13, w2);
 }
 

@@ -8,12 +8,12 @@
 
 namespace hopper_v7 {
 
-enum class Variant { kCols16, kCols64, kCols64Stored, kCols128 };
+enum class Variant { kCols16, kCols64, kCols64Routed, kCols128 };
 
 // Columns per token group, which the workspace sizes depend on.
 constexpr int max_columns(Variant v) { return v == Variant::kCols16 ? 16 : v == Variant::kCols128 ? 128 : 64; }
 
-// Whether routing and the sum of the output happen inside the kernel.
+// Whether routing happens inside the kernel, and the output is summed in fp32.
 constexpr bool is_inside(Variant v) { return v == Variant::kCols16 || v == Variant::kCols64; }
 
 // 128s of K in a pipeline stage.
@@ -27,15 +27,7 @@ struct Launch {
 
 cudaError_t launch_experts_16(const Launch& l, const Problem& p, const CUtensorMap& w13, const CUtensorMap& w2);
 cudaError_t launch_experts_64(const Launch& l, const Problem& p, const CUtensorMap& w13, const CUtensorMap& w2);
-cudaError_t launch_experts_64_stored(const Launch& l, const Problem& p, const CUtensorMap& w13, const CUtensorMap& w2);
+cudaError_t launch_experts_64_routed(const Launch& l, const Problem& p, const CUtensorMap& w13, const CUtensorMap& w2);
 cudaError_t launch_experts_128(const Launch& l, const Problem& p, const CUtensorMap& w13, const CUtensorMap& w2);
-
-// Starts the kernel while its predecessor in the stream still runs; it waits for the predecessor's results itself.
-inline cudaLaunchAttribute overlap_predecessor() {
-  cudaLaunchAttribute a{};
-  a.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  a.val.programmaticStreamSerializationAllowed = 1;
-  return a;
-}
 
 }  // namespace hopper_v7

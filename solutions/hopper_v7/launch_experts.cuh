@@ -40,7 +40,7 @@ static cudaError_t launch_experts(const Launch& l, const Problem& p, const CUten
   const auto launch = driver_launch();
   if (!launch) return cudaErrorNotSupported;
   CUlaunchAttribute attribute{};
-  attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;  // overlap_predecessor
+  attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;  // starts while route_chunks runs
   attribute.value.programmaticStreamSerializationAllowed = 1;
   CUlaunchConfig config{};
   config.gridDimX = l.multiprocessors;

@@ -3,8 +3,7 @@
 //   T <= 128: experts, which routes as well
 //   larger T: route_chunks -> experts
 //
-// With larger T each kernel is launched while its predecessor runs and waits for it on the device (programmatic dependent
-// launch).
+// With larger T experts is launched while route_chunks runs and waits for it on the device (programmatic dependent launch).
 #include <tvm/ffi/container/tensor.h>
 #include <tvm/ffi/extra/c_env_api.h>
 #include <tvm/ffi/extra/cuda/device_guard.h>
@@ -26,7 +25,7 @@ constexpr int kMediumTokens = 1200;  // 38 per expert on average: most experts s
 inline Variant variant_for(int tokens) {
   if (tokens <= kSmallTokens) return Variant::kCols16;
   if (tokens <= kRoutedInside) return Variant::kCols64;
-  return tokens <= kMediumTokens ? Variant::kCols64Stored : Variant::kCols128;
+  return tokens <= kMediumTokens ? Variant::kCols64Routed : Variant::kCols128;
 }
 
 struct Call {
@@ -75,8 +74,8 @@ void launch_experts(const Call& call) {
     case Variant::kCols64:
       MOE_CUDA(launch_experts_64(call.launch, call.problem, call.w13, call.w2));
       break;
-    case Variant::kCols64Stored:
-      MOE_CUDA(launch_experts_64_stored(call.launch, call.problem, call.w13, call.w2));
+    case Variant::kCols64Routed:
+      MOE_CUDA(launch_experts_64_routed(call.launch, call.problem, call.w13, call.w2));
       break;
     case Variant::kCols128:
       MOE_CUDA(launch_experts_128(call.launch, call.problem, call.w13, call.w2));

@@ -47,7 +47,7 @@ struct Problem {
   float* record_weight;     // [T, 8] combine weights in the order of the bits
   int* pair_token;          // [L, T] tokens of each local expert, in no particular order, with kAlone; larger T
   float* pair_weight;       // [L, T] their combine weights
-  int* token_slots;         // [T, 8] expert * T + slot of each local pair of a token, -1 elsewhere
+  int* local_pairs;         // [T] of each token
   uint8_t* act;             // [pairs, I] e4m3, SwiGLU output
   float* act_scale;         // [I / 128, act_rows]
   int act_rows;

@@ -2,7 +2,7 @@
 //
 // A stage holds kChunks chunks of K (128 each) of a tile: 256 weight rows by TMA, up to kMaxCols token rows gathered by
 // cp.async, one scale per token and two weight scales. Three kinds of producers fill it independently, so that weights keep
-// streaming while token rows wait for the intermediate.
+// streaming while token rows wait for the intermediate, as far as the ring or Shape::kStagesInFlight lets them.
 #pragma once
 
 #include <type_traits>
@@ -16,8 +16,9 @@ namespace hopper_v7 {
 // kTeams: 2 lets each warpgroup multiply whole tiles, so that one's epilogue overlaps the other's products; 1 lets both share
 // a tile, for which wide ones need the registers of both.
 // kInFlight: at most this many boxes of weights are on their way to a thread block; 0: as many as its ring has room for. What the
-// memory has been asked for is a queue that sums, counters and token rows wait in too. 64 KB per multiprocessor gave the full rate
-// on an H100 at T <= 16 and T > 128. The ring is deeper than that, for weights that have come and wait for their token rows.
+// memory has been asked for is a queue that sums, counters and token rows wait in too. On an H100 64 KB per multiprocessor gave the
+// full rate at T <= 16 and from 129 to 1,200, 96 KB beyond. Up to 1,200 tokens the ring is deeper than that, for weights that have
+// come and wait for their token rows.
 template <int kMaxCols_, int kChunks_, int kStages_, int kTeams_, int kInFlight_>
 struct Shape {
   static constexpr int kMaxCols = kMaxCols_;
@@ -25,22 +26,20 @@ struct Shape {
   static constexpr int kStages = kStages_;
   static constexpr int kTeams = kTeams_;
   static constexpr int kInFlight = kInFlight_;
+  static constexpr bool kMany = kMaxCols > kRowsBeyond;  // T > 1,200: of the groups, those with many tokens have them as M
+  // Where there is a limit, weights have barriers of their own. With many tokens `full` tells of all that a stage holds, so that
+  // consumers wait once, and the limit counts stages that are not full.
+  static constexpr bool kLandedApart = kInFlight > 0 && !kMany;
+  static constexpr int kStagesInFlight = kInFlight / kBoxes;
   // Many tokens: the loader of rows makes them visible to wgmma itself, in place of every consumer thread each step, and hands a stage
   // over when it has asked for the next.
-  static constexpr bool kHandsOver = kMaxCols > 64;
-  // Few tokens: weights have barriers of their own. Many: `full` tells of all that a stage holds, so that consumers wait once, and
-  // the loader of weights waits for whole stages.
-  static constexpr bool kLandedApart = kInFlight > 0 && kMaxCols <= 64;
-  static constexpr int kStagesInFlight = kInFlight > 0 && !kLandedApart ? kInFlight / kBoxes : 0;
-  static constexpr int kRowArrivals = kHandsOver ? kRowLoaderThreads / 32 : kRowLoaderThreads;
+  static constexpr int kRowArrivals = kMany ? kRowLoaderThreads / 32 : kRowLoaderThreads;
   // Arrivals in Zeroed::ready for a GEMM1 tile: rows.cuh publishes each warpgroup's tokens by themselves.
-  static constexpr int kReadyPerTile = kMaxCols > 64 ? 2 : 1;
+  static constexpr int kReadyPerTile = kMany ? 2 : 1;
   static constexpr int kBlockWarps = kMaxCols <= 16 ? kRoutingWarps : kWarps;
   // T <= 16: the pieces of a tile are stored side by side, and the last of them collects them.
   static constexpr bool kCollects = kMaxCols <= 16;
   static constexpr bool kOneGroup = kMaxCols <= 16;  // T <= 16
-  // Many tokens: an item's segment is worked out once, ahead of time, and not by every warp when it gets there.
-  static constexpr bool kQueuesSegments = kMaxCols > 64;
   static constexpr int kBlockThreads = kBlockWarps * 32;
   static constexpr int kTeamWarps = kConsumerWarps / kTeams;
   static constexpr int kTeamThreads = kConsumerThreads / kTeams;
@@ -67,7 +66,7 @@ struct Barriers {
   static constexpr int kMaxStages = 8;
   uint64_t full[kMaxStages];
   uint64_t empty[kMaxStages];
-  uint64_t landed[kMaxStages][kBoxes];  // a box of weights has come; without kInFlight, `full` tells that too
+  uint64_t landed[kMaxStages][kBoxes];  // a box of weights has come; without kLandedApart, `full` tells that too
   uint64_t turn[2];  // of a team: the other one has read the stages of the item before
 };
 
@@ -136,18 +135,18 @@ __device__ __forceinline__ void init_barriers(Barriers& b) {
 }
 
 // Large T: zeros for the tokens without a local expert and for those with several, whose rows GEMM2 adds. By the warp that loads
-// weights: a few tokens with each GEMM1 item, by bulk stores from a block of zeros, while the products keep the multiprocessor busy
-// and the memory is idle. Thread blocks draw tokens from a counter, and each draws until none is left before it loads weights of
+// weights: a few tokens with each GEMM1 item, by bulk stores from a block of zeros, while products or weights keep the multiprocessor
+// busy. Thread blocks draw tokens from a counter, and each draws until none is left before it loads weights of
 // GEMM2. So a GEMM2 item waits for running thread blocks only, and those, between drawing tokens and telling that they are written,
 // for nothing but their own GEMM1 items.
 struct ZeroRows {
   static constexpr int kBytes = 4096;
-  static constexpr int kTokens = 16;  // drawn together, one lane per four slots
+  static constexpr int kTokens = 16;  // drawn together, two lanes per token
   uint32_t zeros;    // in shared memory
   int written = 0;   // tokens, not published
   bool left = true;  // may be tokens that nobody has drawn
 
-  // All of these by a whole warp. Draws some tokens, for which a lane looks at four slots, its neighbour at the other four.
+  // All of these by a whole warp. Draws some tokens.
   __device__ __forceinline__ void write(const Problem& p) {
     if (!left) return;
     const int lane = threadIdx.x % 32;
@@ -156,11 +155,8 @@ struct ZeroRows {
     from = __shfl_sync(~0u, from, 0);
     left = from < p.tokens;
     if (!left) return;
-    const int token = min(from + lane / 2, p.tokens - 1);
-    const int4 s = reinterpret_cast<const int4*>(p.token_slots)[token * (kTopK / 4) + lane % 2];
-    int used = (s.x >= 0) + (s.y >= 0) + (s.z >= 0) + (s.w >= 0);
-    used += __shfl_xor_sync(~0u, used, 1);
-    if (used != 1 && from + lane / 2 < p.tokens) {
+    const int token = from + lane / 2;
+    if (token < p.tokens && p.local_pairs[token] != 1) {
       const int bytes = 2 * p.hidden;
       uint8_t* out = reinterpret_cast<uint8_t*>(p.out) + static_cast<size_t>(token) * bytes;
 #pragma unroll 1
@@ -184,10 +180,11 @@ struct ZeroRows {
     publish(p);
   }
 };
-static_assert(ZeroRows::kTokens * kTopK == 4 * 32, "one lane per four slots");
+static_assert(ZeroRows::kTokens * 2 == 32, "two lanes per token");
 
+// Many tokens: what an item is is worked out once, ahead of time, and not by every warp when it gets there.
 template <class S>
-using Queued = std::conditional_t<S::kQueuesSegments, QueuedSegment, int>;
+using Queued = std::conditional_t<S::kMany, QueuedSegment, int>;
 template <class S>
 using Queue = ItemQueue<Queued<S>>;
 
@@ -200,9 +197,9 @@ __device__ __forceinline__ Segment segment_at(const Problem&, const Plan&, const
   return item.segment;
 }
 
-// Draws items and loads their weights; one warp, of which one lane does both. Nothing here depends on results of this
-// kernel: GEMM2's weights follow GEMM1's without a pause. `item` is the first item, drawn already.
-template <class S, bool kAddsRows>
+// Draws items and loads their weights; one warp, of which one lane does both. Nothing here depends on results of this kernel: GEMM2's
+// weights follow GEMM1's without a pause, or once the zeros of `rows` are written. `item` is the first item, drawn already.
+template <class S, bool kWritesZeros>
 __device__ __forceinline__ void produce_weights(const Problem& p, const Plan& plan, Queue<S>& queue, Ring<S> ring,
                                                 const CUtensorMap* w13, const CUtensorMap* w2, int item, ZeroRows rows) {
   const int lane = threadIdx.x % 32;
@@ -216,7 +213,7 @@ __device__ __forceinline__ void produce_weights(const Problem& p, const Plan& pl
   while (true) {
     item = __shfl_sync(~0u, item, 0);
     if (lane == 0) end.push(queue, item);
-    if constexpr (kAddsRows) {
+    if constexpr (kWritesZeros) {
       if (item >= plan.items1) rows.finish(p);
     }
     if (item >= plan.items) break;
@@ -254,7 +251,7 @@ __device__ __forceinline__ void produce_weights(const Problem& p, const Plan& pl
         ring.advance();
       }
     }
-    if constexpr (kAddsRows) {
+    if constexpr (kWritesZeros) {
       __syncwarp();
       rows.publish(p);  // those of the item before have long been written
       rows.write(p);
@@ -263,11 +260,11 @@ __device__ __forceinline__ void produce_weights(const Problem& p, const Plan& pl
   }
 }
 
-// The same where warps get segments from the queue. Writes the zeros of `rows`, too.
+// The same where warps get segments from the queue.
 template <class S>
 __device__ __forceinline__ void produce_many_weights(const Problem& p, const Plan& plan, Queue<S>& queue, Ring<S> ring,
                                                      const CUtensorMap* w13, const CUtensorMap* w2, int item, ZeroRows rows) {
-  static_assert(S::kStagesInFlight > 0);
+  static_assert(S::kMany && S::kStagesInFlight > 0 && S::kStagesInFlight <= S::kStages);
   const int lane = threadIdx.x % 32;
   const bool evict_first = plan.active <= kEvictFirstExperts;
   const uint64_t policy = policy_evict_first();
@@ -311,11 +308,11 @@ __device__ __forceinline__ void produce_many_weights(const Problem& p, const Pla
     row1 = row0 + (s.phase ? kBoxRows : p.inter);
     k = s.k0;
     last = s.k1;
-    // Once the ring is full of this item there is time for zeros, and to work out the next item, which is in the queue, as a rule, before
-    // anyone is done with this one.
-    const int full = min(k + S::kStages, last);
+    // Once the ring is full of this item there is time for zeros, and to work out the next item, which is in the queue, as a rule,
+    // before anyone is done with this one.
+    const int filled = min(k + S::kStages, last);
     if (lane == 0) {
-      for (; k < full; ++k) load(k);
+      for (; k < filled; ++k) load(k);
     }
     __syncwarp();
     rows.publish(p);  // those of the item before have long been written
@@ -338,6 +335,7 @@ __host__ __device__ constexpr int padded_columns(int cols) {
 template <class S>
 __device__ __forceinline__ void produce_rows(const Problem& p, const Plan& plan, Queue<S>& queue, const Lists& lists,
                                              Ring<S> ring, uint32_t (&offsets)[S::kMaxCols], int id) {
+  static_assert(!S::kMany);
   const int piece = id % 8;
   const int row = id / 8;
   const uint32_t dst = row * kScaleBlock + ((piece ^ row) * 16);
@@ -387,7 +385,7 @@ __device__ __forceinline__ void hand_over(Ring<S>& behind) {
 template <class S>
 __device__ __forceinline__ void produce_many_rows(const Problem& p, const Plan& plan, Queue<S>& queue, const Lists& lists,
                                                   Ring<S> ring, int id) {
-  static_assert(S::kChunks == 1);
+  static_assert(S::kMany && S::kChunks == 1);
   constexpr int kPasses = S::kMaxCols / 8;
   const int piece = id % 8;
   const int row = id / 8;
@@ -532,7 +530,7 @@ __device__ __forceinline__ void accumulate(Ring<S>& ring, int steps, float (&acc
 #pragma unroll 1
   for (int step = 0; step < steps; ++step) {
     ring.wait_full();
-    if constexpr (!S::kHandsOver) fence_async_shared();  // token rows came by cp.async
+    if constexpr (!S::kMany) fence_async_shared();  // token rows came by cp.async
     const uint64_t a = operand_descriptor(ring.weights()) + first_half * kHalf;
     const uint64_t b = operand_descriptor(ring.columns());
     const float* scales = ring.scales();

@@ -5,11 +5,11 @@
 //
 // Items are numbered GEMM1 by expert, then GEMM2 by expert, and thread blocks draw the numbers one after another from a
 // counter. So all multiprocessors work on neighbouring rows at any time, a slow one just draws fewer, and there is no barrier between
-// the products: a GEMM2 item waits for the GEMM1 items of its group alone, which with many experts are long done. What an
+// the products: a GEMM2 item waits for the GEMM1 items of its group, which with many experts are long done. What an
 // item waits for has a lower number, hence was drawn by a running thread block that waits for lower numbers still: no
-// number of thread blocks that get to run can make the kernel hang. So does the last piece of a GEMM1 tile at T <= 16, which collects the
-// others: its team has stored its own piece and handed on its turn before. Zeros that GEMM2 adds to at large T are not items: see
-// ZeroRows.
+// number of thread blocks that get to run can make the kernel hang. So does the last piece of a GEMM1 tile at T <= 16, which
+// collects the others: its team has stored its own piece and handed on its turn before. At large T a GEMM2 item waits for zeros,
+// too, which are no items: see ZeroRows.
 #pragma once
 
 #include "params.cuh"
@@ -52,10 +52,10 @@ static_assert(most_cut() == kMostCut, "what the workspace has room for");
 __device__ __forceinline__ int gemm2_pieces(int groups) { return groups <= 2 ? 8 : groups <= 4 ? 4 : 2; }
 
 // Called by one whole warp; lane e brings the tokens of expert e. `plan` is in shared memory. `stage_k` is the K of one
-// pipeline stage: no piece is shorter. GEMM2 results that are stored, not summed, come from whole tiles.
+// pipeline stage: no piece is shorter. GEMM2 tiles whose results are not summed in fp32 are not cut.
 // kFew: at most 31 tokens, all of an expert in one group.
 template <bool kFew = false>
-__device__ __forceinline__ void build_plan(Plan& plan, const Problem& p, int n, int max_cols, int stage_k, bool sum_gemm2,
+__device__ __forceinline__ void build_plan(Plan& plan, const Problem& p, int n, int max_cols, int stage_k, bool cut_gemm2,
                                            bool even) {
   const int lane = threadIdx.x % 32;
   const int g = ceil_div(n, max_cols);
@@ -85,7 +85,7 @@ __device__ __forceinline__ void build_plan(Plan& plan, const Problem& p, int n, 
     plan.max_cols = max_cols;
     plan.even = even;
     plan.pieces[0] = even ? min(gemm1_pieces(groups), p.hidden / stage_k) : 1;  // rows.cuh sums no cut tiles
-    plan.pieces[1] = sum_gemm2 ? min(gemm2_pieces(groups), p.inter / stage_k) : 1;
+    plan.pieces[1] = cut_gemm2 ? min(gemm2_pieces(groups), p.inter / stage_k) : 1;
     plan.items1 = groups * tile_blocks(p, 0) * plan.pieces[0];
     plan.items = plan.items1 + groups * tile_blocks(p, 1) * plan.pieces[1];
   }

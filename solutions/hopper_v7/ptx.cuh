@@ -77,7 +77,7 @@ __device__ __forceinline__ float load_shared(uint32_t at) {
   return v;
 }
 
-// The same in all lanes of a warp, which the compiler then knows.
+// The same in all lanes of a warp.
 __device__ __forceinline__ uint32_t uniform(uint32_t v) { return __shfl_sync(~0u, v, 0); }
 
 // Kept in a register: otherwise the compiler computes it again wherever it is used.

@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kRouteThreads) route_chunks(const __grid_const
   __syncthreads();
 
   int local[kPerWarp], slot[kPerWarp], expert[kPerWarp];
-  bool alone[kPerWarp];
+  int pairs[kPerWarp];
   float weight[kPerWarp];
   float4 raw[kPerWarp][2];
 #pragma unroll
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kRouteThreads) route_chunks(const __grid_const
     const bool mine = token < p.tokens && lane < kTopK && l >= 0 && l < p.experts;
     local[i] = mine ? l : -1;
     slot[i] = mine ? atomicAdd(counts + l, 1) : 0;
-    alone[i] = __popc(__ballot_sync(~0u, mine)) == 1;
+    pairs[i] = __popc(__ballot_sync(~0u, mine));
   }
   __syncthreads();
   for (int e = threadIdx.x; e < p.experts; e += kRouteThreads) {
@@ -49,15 +49,12 @@ __global__ void __launch_bounds__(kRouteThreads) route_chunks(const __grid_const
 #pragma unroll
   for (int i = 0; i < kPerWarp; ++i) {
     const int token = blockIdx.x * kRouteChunk + i * kRouteWarps + warp;
-    if (token < p.tokens && lane < kTopK) {
-      int where = -1;
-      if (local[i] >= 0) {
-        where = local[i] * p.tokens + bases[local[i]] + slot[i];
-        p.pair_token[where] = alone[i] ? token | kAlone : token;
-        p.pair_weight[where] = weight[i];
-      }
-      p.token_slots[token * kTopK + lane] = where;
+    if (local[i] >= 0) {
+      const int where = local[i] * p.tokens + bases[local[i]] + slot[i];
+      p.pair_token[where] = pairs[i] == 1 ? token | kAlone : token;
+      p.pair_weight[where] = weight[i];
     }
+    if (token < p.tokens && lane == 0) p.local_pairs[token] = pairs[i];
   }
 }
 

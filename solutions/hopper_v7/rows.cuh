@@ -20,9 +20,6 @@
 
 namespace hopper_v7 {
 
-// Groups with more tokens than this are multiplied here.
-constexpr int kRowsBeyond = 80;
-
 constexpr int kRowsBarrier = 6;  // and 7: one per warpgroup
 constexpr int kRowsThreads = 128;
 
@@ -39,8 +36,7 @@ __device__ __forceinline__ void accumulate_rows(Ring<S>& ring, int steps, float 
 #pragma unroll
     for (int i = 0; i < kBoxRows / 2; ++i) acc[b][i] = 0.0f;
   }
-  // All that the loop needs is in registers, and what a warp shares in uniform ones, so that nothing but the promotion lies between a
-  // box and the next.
+  // All that the loop needs is in registers, so that little but the promotion lies between a box and the next.
   steps = uniform(steps);
   uint32_t stage = uniform(ring.stage);
   uint32_t parity = uniform(ring.parity);
@@ -80,7 +76,7 @@ __device__ __forceinline__ void accumulate_rows(Ring<S>& ring, int steps, float 
     pin_registers(partial);
     promote_rows(acc[0], s0 * block_scale, s1 * block_scale);
     issue(weights + kColumns + half, weights + kBox);
-    // While the products run: the other scales, and a look at the next stage.
+    // While the products run: the scales again, which costs fewer registers than to keep them, and a look at the next stage.
     s0 = load_shared(my_scales + at);
     s1 = load_shared(my_scales + at + 32);
     block_scale = load_shared(block_scales + at + 4);
@@ -166,7 +162,7 @@ __device__ __forceinline__ void finish_gemm1_rows(const Problem& p, const Segmen
 
 // GEMM2: writes or adds weighted rows as bf16, 64 columns at a time: whole 128-byte lines of a token.
 template <class S>
-__device__ __forceinline__ void store_gemm2_rows(const Problem& p, const Segment& s, const Lists& lists, uint8_t* staging,
+__device__ __forceinline__ void put_gemm2_rows(const Problem& p, const Segment& s, const Lists& lists, uint8_t* staging,
                                                  float (&acc)[kBoxes][kBoxRows / 2]) {
   const int tid = team_thread<S>();
   const int lane = tid % 32;
@@ -217,7 +213,7 @@ __device__ __forceinline__ void run_rows(const Problem& p, const Lists& lists, i
   if (s.phase == 0) {
     finish_gemm1_rows<S>(p, s, staging, acc);
   } else {
-    store_gemm2_rows<S>(p, s, lists, staging, acc);
+    put_gemm2_rows<S>(p, s, lists, staging, acc);
   }
 }
 

@@ -93,7 +93,7 @@ inline size_t carve_zeroed(Problem& p, Variant variant, uint8_t* base) {
   const size_t groups = pairs / cols + L;
   const size_t split = groups < kMaxSplitGroups ? groups : kMaxSplitGroups;
   const bool collects = variant == Variant::kCols16;
-  const size_t tiles1 = collects ? 0 : split * (I / kScaleBlock);
+  const size_t tiles1 = collects || variant == Variant::kCols128 ? 0 : split * (I / kScaleBlock);
   const size_t widest = T < static_cast<size_t>(cols) ? round_up(p.tokens, 16) : cols;
 
   Carver c(base);
@@ -122,7 +122,7 @@ inline size_t carve_scratch(Problem& p, Variant variant, uint8_t* base) {
   p.record_weight = inside ? c.take<float>(T * kTopK) : nullptr;
   p.pair_token = inside ? nullptr : c.take<int>(L * T);
   p.pair_weight = inside ? nullptr : c.take<float>(L * T);
-  p.token_slots = inside ? nullptr : c.take<int>(T * kTopK);
+  p.local_pairs = inside ? nullptr : c.take<int>(T);
   p.act = c.take<uint8_t>(pairs * I);
   p.act_scale = c.take<float>(pairs * (I / kScaleBlock));
   p.act_rows = static_cast<int>(pairs);

@@ -93,6 +93,23 @@ def test_shaped_routing(
     run_and_check(run, full_size(tokens, offset, routing), f"{name} {routing}")
 
 
+@pytest.mark.parametrize("tokens", [129, 1200, 1201, 5000])
+def test_few_steps_a_tile(variant: tuple[str, Callable[..., None]], tokens: int) -> None:
+    """Products so short that a kernel's loaders are done long before its sums: who clears a counter, and when, is tight here."""
+    name, run = variant
+    inputs = moe_cases.make_inputs(
+        tokens, 32, "half_local", hidden=512, inter=256, device="cuda", seed=tokens
+    )
+    expected = moe_cases.reference().run(*inputs.args())
+    for call in range(100):
+        output = moe_cases.poisoned_output(inputs)
+        run(*inputs.args(), output)
+        if call % 10 == 0:
+            moe_cases.check(output, expected, inputs, f"{name} call {call}")
+    torch.cuda.synchronize()
+    moe_cases.check(output, expected, inputs, f"{name} at the end")
+
+
 def test_changing_inputs_under_one_address(variant: tuple[str, Callable[..., None]]) -> None:
     """New contents in the same tensors: nothing may be remembered by address."""
     name, run = variant
