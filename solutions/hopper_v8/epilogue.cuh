@@ -423,7 +423,7 @@ __device__ __forceinline__ void put_gemm2(const Problem& p, const Segment& s, co
     }
   }
   // The same at the end where the next item may be one of rows.cuh, whose warps write there without meeting others.
-  if constexpr (S::kRouted) team_barrier<S>();
+  team_barrier<S>();
 }
 
 }  // namespace hopper_v8

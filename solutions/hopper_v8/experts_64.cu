@@ -1,5 +1,5 @@
-// 17 to 1,200 tokens: few per expert as a rule, up to 64 before an expert's weights are read twice. Up to 128 tokens, with 256 of K a
-// stage for longer rows, a limit of boxes on their way made the kernel slower.
+// 17 to 1,200 tokens: few per expert as a rule, up to 64 before an expert's weights are read twice. Up to 128 tokens a stage holds
+// 256 of K for longer rows; with 128 of K a limit of boxes on their way made the kernel slower there, with 256 none has been tried.
 #include "launch_experts.cuh"
 
 namespace hopper_v8 {

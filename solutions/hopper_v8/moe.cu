@@ -113,7 +113,7 @@ Call prepare(TensorView logits, TensorView bias, TensorView x, TensorView x_scal
   check_tensor(w2_scale, "gemm2_weights_scale", 3, 32, device);
   check_tensor(out, "output", 2, 16, device);
   const int64_t T = x.size(0), H = x.size(1), L = w2.size(0), I = w2.size(2);
-  // A pipeline stage of the smallest variant holds 256 of K.
+  // A pipeline stage holds 256 of K up to 128 tokens.
   TVM_FFI_CHECK(H > 0 && H % (2 * kScaleBlock) == 0, ValueError) << "hidden size " << H << ": must be a multiple of 256";
   TVM_FFI_CHECK(I > 0 && I % (2 * kScaleBlock) == 0, ValueError)
       << "intermediate size " << I << ": must be a multiple of 256";

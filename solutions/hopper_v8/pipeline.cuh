@@ -16,9 +16,9 @@ namespace hopper_v8 {
 // kTeams: 2 lets each warpgroup multiply whole tiles, so that one's epilogue overlaps the other's products; 1 lets both share
 // a tile, for which wide ones need the registers of both.
 // kInFlight: at most this many boxes of weights are on their way to a thread block; 0: as many as its ring has room for. What the
-// memory has been asked for is a queue that sums, counters and token rows wait in too. On an H100 64 KB per multiprocessor gave the
-// full rate at T <= 16 and from 129 to 1,200, 96 KB beyond. Up to 1,200 tokens the ring is deeper than that, for weights that have
-// come and wait for their token rows.
+// memory has been asked for is a queue that sums, counters and token rows wait in too. On an H100 64 KB per multiprocessor were fastest
+// at T <= 16 and from 129 to 1,200, 96 KB beyond. Up to 1,200 tokens the ring is deeper than that, for weights that have come and wait
+// for their token rows.
 template <int kMaxCols_, int kChunks_, int kStages_, int kTeams_, int kInFlight_>
 struct Shape {
   static constexpr int kMaxCols = kMaxCols_;
@@ -32,8 +32,9 @@ struct Shape {
   // Where there is a limit, weights have barriers of their own. With many tokens `full` tells of all that a stage holds, so that
   // consumers wait once, and the limit counts stages that are not full.
   static constexpr bool kLandedApart = kInFlight > 0 && !kMany;
-  // T = 129 to 1,200: rows that this kernel writes and needs again stay in the L2 while weights pass through it. They take 17 MB of
-  // output at most and, as a rule, 4 MB of act. Larger T has more than the L2 holds, smaller T its sums.
+  // T = 129 to 1,200: rows that this kernel writes and needs again stay in the L2 while weights pass through it. With
+  // 7168 columns they take 17 MB of output at most and, as a rule, 4 MB of act, 20 if all experts of all tokens are local. Larger T
+  // has more than the L2 holds, smaller T its sums.
   static constexpr bool kKeepsRows = kRouted && !kMany;
   // Groups of more tokens have the tokens as M.
   static constexpr int kColumnsTo = kMany ? kRowsBeyond : kRouted ? kTeamRowsBeyond : kMaxCols;
@@ -41,7 +42,7 @@ struct Shape {
   // Many tokens: the loader of rows makes them visible to wgmma itself, in place of every consumer thread each step, and hands a stage
   // over when it has asked for the next.
   static constexpr int kRowArrivals = kMany ? kRowLoaderThreads / 32 : kRowLoaderThreads;
-  // Arrivals in Zeroed::ready for a GEMM1 tile: rows.cuh publishes each warpgroup's tokens by themselves.
+  // Arrivals in Zeroed::ready for a GEMM1 tile: where two warpgroups share one, rows.cuh publishes the tokens of each by themselves.
   static constexpr int kReadyPerTile = kMany ? 2 : 1;
   static constexpr int kBlockWarps = kMaxCols <= 16 ? kRoutingWarps : kWarps;
   // T <= 16: the pieces of a tile are stored side by side, and the last of them collects them.
@@ -215,7 +216,8 @@ __device__ __forceinline__ Segment segment_at(const Problem&, const Plan&, const
 template <class S>
 struct WeightLoader {
   // Steps that are asked for together, box by box: 256 bytes of each weight row soon after one another come faster than 128.
-  static constexpr int kTogether = S::kChunks == 1 && !S::kMany ? 2 : 1;
+  static constexpr int kTogether = S::kChunks == 1 ? 2 : 1;
+  static_assert(kTogether <= S::kStages, "the first box of all of them goes out before the second of any");
   bool evict_first;
   uint64_t policy = policy_evict_first();
   const CUtensorMap* map = nullptr;
@@ -343,7 +345,8 @@ __device__ __forceinline__ void produce_routed_weights(const Problem& p, const P
 // The same for T > 1,200, where a stage's weights come to one barrier with all else.
 template <class S>
 __device__ __forceinline__ void produce_many_weights(const Problem& p, const Plan& plan, Queue<S>& queue, Ring<S> ring,
-                                                     const CUtensorMap* w13, const CUtensorMap* w2, int item, ZeroRows<S::kKeepsRows> rows) {
+                                                     const CUtensorMap* w13, const CUtensorMap* w2, int item,
+                                                     ZeroRows<S::kKeepsRows> rows) {
   static_assert(S::kMany && S::kStagesInFlight > 0 && S::kStagesInFlight <= S::kStages);
   const int lane = threadIdx.x % 32;
   const bool evict_first = plan.active <= kEvictFirstExperts;
@@ -352,7 +355,7 @@ __device__ __forceinline__ void produce_many_weights(const Problem& p, const Pla
   int asked = 0;
   QueueEnd end;
   const CUtensorMap* map = nullptr;
-  int row0 = 0, row1 = 0;  // first rows of the two boxes, see produce_weights
+  int row0 = 0, row1 = 0;  // first rows of the two boxes, see WeightLoader::start
   const auto load = [&](int k) {
     if (asked++ >= S::kStagesInFlight) {
       mbar_wait(behind.full(), behind.parity);
@@ -543,7 +546,7 @@ __device__ __forceinline__ void produce_routed_rows(const Problem& p, const Plan
     const Segment s = item.segment;
     const int passes = padded_columns<S::kMaxCols>(s.cols) / 8;
     const uint8_t* source = (s.phase ? p.act : p.x) + piece * 16 + s.k0 * S::kStageK;
-    const uint32_t from = (found & kTokenBits) * (s.phase ? p.inter : p.hidden);
+    const uint32_t from = static_cast<uint32_t>(found & kTokenBits) * (s.phase ? p.inter : p.hidden);
     uint32_t offset[kPasses];
 #pragma unroll
     for (int i = 0; i < kPasses; ++i) offset[i] = __shfl_sync(~0u, from, i, 8);

@@ -3,10 +3,12 @@
 //
 // With weights as M a thread's accumulators lie in 32 columns, so it reads 32 token scales per box and 128 of K, and those
 // reads take half of the shared memory's cycles, which wgmma needs for its operands. With tokens as M it lies in two
-// token rows and reads two. What it loses is the fine step of 8 tokens, so groups of up to kRowsBeyond tokens have the weights as M.
+// token rows and reads two. What it loses is the fine step of 8 tokens, so groups of up to Shape::kColumnsTo tokens have the weights
+// as M.
 //
-// Throughout, acc[box][i] is token 64 g + 16 w + lane / 4 + 8 * (i / 2 % 2) of the group, for warp w of warpgroup g, and weight
-// row 8 * (i / 4) + 2 * (lane % 4) + i % 2 of the box. Everything up to the stores to device memory stays within a warp.
+// Throughout, acc[box][i] is token 64 g + 16 w + lane / 4 + 8 * (i / 2 % 2) of the group, for warp w of warpgroup g (0 where each has
+// a tile), and weight row 8 * (i / 4) + 2 * (lane % 4) + i % 2 of the box. Everything up to the stores to device memory stays within a
+// warp.
 //
 // With groups of up to 128 tokens (T > 1,200) the warpgroups share a tile's weights, hence the ring, and nothing else: neither waits for
 // the other at the end of an item, so that one's epilogue overlaps products of the other, which may be up to a ring of stages behind or

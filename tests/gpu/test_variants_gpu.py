@@ -93,7 +93,7 @@ def test_shaped_routing(
     run_and_check(run, full_size(tokens, offset, routing), f"{name} {routing}")
 
 
-@pytest.mark.parametrize("tokens", [129, 1200, 1201, 5000])
+@pytest.mark.parametrize("tokens", [16, 25, 128, 129, 1200, 1201, 5000])
 def test_few_steps_a_tile(variant: tuple[str, Callable[..., None]], tokens: int) -> None:
     """Products so short that a kernel's loaders are done long before its sums: who clears a counter, and when, is tight here."""
     name, run = variant

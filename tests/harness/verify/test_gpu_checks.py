@@ -31,6 +31,8 @@ from harness.verify.session import Fault
 from tests.cheats.suite import CHEATS
 
 OF_THE_GPU = [check for check in CHECKS if check.needs_gpu]
+BUSY_HOST = 1e3
+"""Agreement where a test is about another timer: those of the host differ by more than the real one on a busy machine."""
 
 
 class FakeEvent:
@@ -171,6 +173,7 @@ def test_many_calls_that_take_less_time_than_few(
     exam: Exam, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No time at all would agree with any events."""
+    monkeypatch.setattr(speed, "AGREEMENT", BUSY_HOST)
     monkeypatch.setattr(speed, "_parent_clock", lambda exam, expected_us: -1.0)
     with pytest.raises(Failed, match="few calls took longer than many"):
         speed.timers_agree(exam)
@@ -194,6 +197,7 @@ def test_how_often_the_parent_clocks_a_call(
 
 
 def test_kernels_that_the_events_did_not_see(exam: Exam, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "AGREEMENT", BUSY_HOST)
     monkeypatch.setattr(FakeProfile, "busy_us", 5e9)
     with pytest.raises(Failed, match="CUPTI sees kernels for"):
         speed.timers_agree(exam)
