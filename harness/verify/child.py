@@ -20,7 +20,13 @@ from harness.verify import snapshot
 from harness.verify.caller import CannotWrite
 from harness.verify.cases import case_from_json, weights_from_json
 from harness.verify.gpu_commands import GpuCommands
-from harness.verify.inputs import WEIGHT_NAMES, checksum, make_activations, make_weights
+from harness.verify.inputs import (
+    WEIGHT_NAMES,
+    checksum,
+    limit_threads,
+    make_activations,
+    make_weights,
+)
 from harness.verify.protocol import ChildEnd, Message
 
 FINITE = 0x78
@@ -157,8 +163,7 @@ class Child(GpuCommands):
 def main(folder: Path, root: Path, definition: str, solution: str, device: str) -> None:
     """Serve commands until the parent closes the pipe."""
     end = ChildEnd(folder)
-    if device == "cpu":
-        torch.set_num_threads(1)
+    limit_threads(device)
     child = Child(folder, root, definition, solution, device)
     while (command := end.receive()) is not None:
         try:

@@ -21,6 +21,9 @@ WEIGHT_NAMES = ("gemm1_weights", "gemm1_weights_scale", "gemm2_weights", "gemm2_
 ACTIVATION_NAMES = ("routing_logits", "routing_bias", "hidden_states", "hidden_states_scale")
 
 Tensors = dict[str, torch.Tensor]
+CPU_THREADS = {"cpu": 1, "cuda": 4}
+"""Most threads of parent and child each, by type of device. Both work on the CPU, on routing for instance, and the pool of one
+would spin while that of the other works: with a thread for each of 32 cores, all checks on one solution took twice as long."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class Sizes:
         """From a definition's constant axes."""
         names = ("num_experts", "num_local_experts", "hidden_size", "intermediate_size")
         return cls(*(axes[name] for name in names))
+
+
+def limit_threads(device: str) -> None:
+    """Let torch use few threads in this process; fewer, if the user wants so, stay."""
+    torch.set_num_threads(min(CPU_THREADS[torch.device(device).type], torch.get_num_threads()))
 
 
 def make_weights(spec: Weights, sizes: Sizes, device: str) -> Tensors:

@@ -24,7 +24,7 @@ from harness.verify.checks import CHECKS, Check
 from harness.verify.compare import Tolerance
 from harness.verify.effort import Form, effort_for
 from harness.verify.exam import Exam, Failed, NotApplicable, References
-from harness.verify.inputs import Sizes
+from harness.verify.inputs import Sizes, limit_threads
 from harness.verify.references import TooManyChoices, route
 from harness.verify.sanity import check_tolerance
 from harness.verify.session import Died, Fault, OutOfTime, Refused, Session
@@ -65,8 +65,8 @@ class Judge:
         plan = self.plan
         if plan.gpu is not None:
             _open_gpu(plan.gpu)
-        else:
-            torch.set_num_threads(1)  # as the child: two pools on few cores wait for each other
+        device = "cpu" if plan.gpu is None else "cuda:0"
+        limit_threads(device)
         known = [check.name for check in CHECKS]
         if unknown := self.only - set(known):
             raise HarnessError(
@@ -74,7 +74,7 @@ class Judge:
             )
         self.seeds = Seeds(self.seed)
         sizes = Sizes.of(plan.definition.const_axes)
-        self.references = References(sizes, "cpu" if plan.gpu is None else "cuda:0")
+        self.references = References(sizes, device)
         p = plan.profile
         self.tolerance = Tolerance(p.rtol, p.atol, p.required_matched_ratio)
         try:
