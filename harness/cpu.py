@@ -50,7 +50,12 @@ class CpuBackend:
 
     def run(self) -> Iterable[None]:
         """Fill the grid; yields after each solution so that the record can be saved."""
-        compiled = [v for v in self.plan.variants if v.manifest.language in COMPILED_LANGUAGES]
+        # torch compiles CUDA only where it sees a GPU.
+        compiled = [
+            v
+            for v in self.plan.variants
+            if v.manifest.language in COMPILED_LANGUAGES and v.manifest.binding != "torch"
+        ]
         if compiled and find_nvcc() is None:
             self.progress.note("nvcc is not here: CUDA solutions are not even compiled")
             compiled = []

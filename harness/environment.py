@@ -31,6 +31,8 @@ KNOWN_FLASHINFER_BENCH = "0.1.2"
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 CUDA_HOME = Path("/usr/local/cuda")
+ARCH_LISTS = ("TVM_FFI_CUDA_ARCH_LIST", "TORCH_CUDA_ARCH_LIST")
+"""Variables that name compute capabilities to compile for, one for each binding."""
 
 # NVML's bits for why clocks are below their maximum; idling is no reason for concern.
 THROTTLE_BITS = {
@@ -218,9 +220,10 @@ def build_variables(capability: str | None, cache: Path) -> dict[str, str]:
     """
     wanted = {"FIB_CACHE_PATH": str(cache)}
     if capability:
-        # wgmma exists only in the architecture-specific target, which the builder does not ask for.
+        # wgmma exists only in the architecture-specific target, which the builders do not ask for.
         target = capability + ("a" if int(capability.split(".")[0]) >= 9 else "")
-        wanted["TVM_FFI_CUDA_ARCH_LIST"] = os.environ.get("TVM_FFI_CUDA_ARCH_LIST", target)
+        for name in ARCH_LISTS:
+            wanted[name] = os.environ.get(name, target)
     if "CUDA_HOME" not in os.environ and (CUDA_HOME / "bin" / "nvcc").exists():
         # The builder otherwise takes the folder above the first nvcc on PATH, which a link can lead astray.
         wanted["CUDA_HOME"] = str(CUDA_HOME)

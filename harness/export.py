@@ -29,7 +29,7 @@ def write_starter_kit(variant: Variant, definition: str, folder: Path) -> Path:
     """Write what the contest's starter kit packs a submission from: config.toml and solution/<language>/.
 
     Raises:
-        HarnessError: the folder is not empty, the kit does not know the language, or its packer, which takes the files
+        HarnessError: the folder is not empty, the kit does not know the language or the binding, or its packer, which takes the files
             of one folder, would not see all sources.
     """
     _check_fit(variant, definition)
@@ -39,6 +39,10 @@ def write_starter_kit(variant: Variant, definition: str, folder: Path) -> Path:
         raise HarnessError(
             f"{where}: key 'language': the starter kit packs triton and cuda, not {manifest.language}; export it "
             "without --starter-kit"
+        )
+    if manifest.binding == "torch":
+        raise HarnessError(
+            f"{where}: key 'binding': the starter kit packs CUDA for tvm-ffi only; export it without --starter-kit"
         )
     if nested := [path for path in variant.sources if "/" in path]:
         raise HarnessError(

@@ -67,6 +67,8 @@ class Manifest(BaseModel):
     definitions: list[str] = Field(min_length=1)
     """Definition names, or globs that match several of one family."""
     language: Literal["triton", "python", "cuda", "cpp", "tilelang"]
+    binding: Literal["tvm-ffi", "torch"] | None = None
+    """What makes CUDA or C++ code callable from Python; None: flashinfer-bench's default, tvm-ffi."""
     entry_point: str = Field(pattern=r"^[^:]+::[A-Za-z_]\w*$", examples=["main.py::run"])
     """`file::function`."""
     destination_passing_style: bool
@@ -114,6 +116,8 @@ class Variant(BaseModel):
             [m.name, m.language, m.entry_point, m.destination_passing_style, m.dependencies],
             sorted(self.sources.items()),
         ]
+        if m.binding:  # younger than many records, whose hashes are to stay
+            built_from[0].append(m.binding)
         return hashlib.sha256(json.dumps(built_from).encode()).hexdigest()
 
     def info(self) -> SolutionInfo:
@@ -135,18 +139,21 @@ class Variant(BaseModel):
     def solution_json(self, definition: str) -> dict[str, object]:
         """The folder in FlashInfer-Bench's solution format, for one definition."""
         m = self.manifest
+        spec: dict[str, object] = {
+            "language": m.language,
+            "target_hardware": ["cuda"],
+            "entry_point": m.entry_point,
+            "dependencies": m.dependencies,
+            "destination_passing_style": m.destination_passing_style,
+        }
+        if m.binding:
+            spec["binding"] = m.binding
         return {
             "name": m.name,
             "definition": definition,
             "author": m.author,
             "description": m.summary,
-            "spec": {
-                "language": m.language,
-                "target_hardware": ["cuda"],
-                "entry_point": m.entry_point,
-                "dependencies": m.dependencies,
-                "destination_passing_style": m.destination_passing_style,
-            },
+            "spec": spec,
             "sources": [{"path": path, "content": text} for path, text in self.sources.items()],
         }
 
@@ -167,6 +174,10 @@ def load_variant(folder: Path) -> Variant:
             raise HarnessError(f"{path}: key 'sources': {name} is listed twice; list it once")
         sources[name] = _read_source(path, name)
     _check_entry_point(path, manifest, sources)
+    if manifest.binding and manifest.language not in COMPILED_LANGUAGES:
+        raise HarnessError(
+            f"{path}: key 'binding': {manifest.language} code needs none; leave it out"
+        )
     return Variant(folder=folder, manifest=manifest, sources=sources)
 
 

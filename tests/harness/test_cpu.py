@@ -158,13 +158,18 @@ TVM_FFI_DLL_EXPORT_TYPED_FUNC(run, run);
 
 @pytest.mark.skipif(find_nvcc() is None, reason="needs nvcc")
 def test_cuda_code_is_at_least_compiled(tmp_path: Path) -> None:
-    """For the architecture that the manifest names: wgmma exists in sm_90a alone."""
+    """For the architecture that the manifest names: wgmma exists in sm_90a alone. Not by torch, which needs a GPU for that."""
     wrong = KERNEL.replace("wgmma.fence", "wgmna.fence")
-    for folder, code in (("sound", KERNEL), ("unsound", wrong)):
+    for folder, code, binding in (
+        ("sound", KERNEL, None),
+        ("unsound", wrong, "tvm-ffi"),
+        ("bound", wrong, "torch"),
+    ):
         path = write_solution(
             tmp_path / "solutions",
             folder,
             language="cuda",
+            binding=binding,
             sources=["moe.cu"],
             entry_point="moe.cu::run",
             destination_passing_style=True,
@@ -175,10 +180,11 @@ def test_cuda_code_is_at_least_compiled(tmp_path: Path) -> None:
         *("bench", "all", "--backend", "cpu", "--no-verify", "--run", "r", "--workloads", "T=1"),
         *("--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results"),
     )
-    sound, unsound = load_record(tmp_path / "results" / "r").cells
+    bound, sound, unsound = load_record(tmp_path / "results" / "r").cells
     assert done.returncode == 1, done.stdout + done.stderr
     assert sound.status is Status.SKIPPED and "compiled" in (sound.reason or ""), sound
     assert unsound.status is Status.COMPILE_ERROR and "wgmna" in (unsound.log_tail or ""), unsound
+    assert bound.status is Status.SKIPPED and "needs a GPU" in (bound.reason or ""), bound
 
 
 def test_the_record_says_that_nothing_was_timed(outcome: tuple[RunRecord, str, int]) -> None:

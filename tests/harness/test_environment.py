@@ -149,12 +149,15 @@ def test_has_package() -> None:
 
 
 def test_build_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("TVM_FFI_CUDA_ARCH_LIST", "CUDA_HOME"):
+    for name in (*environment.ARCH_LISTS, "CUDA_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(environment, "CUDA_HOME", tmp_path)
     cache = str(tmp_path)
-    hopper = {"FIB_CACHE_PATH": cache, "TVM_FFI_CUDA_ARCH_LIST": "9.0a"}
-    assert environment.build_variables("9.0", tmp_path) == hopper
+    assert environment.build_variables("9.0", tmp_path) == {
+        "FIB_CACHE_PATH": cache,
+        "TVM_FFI_CUDA_ARCH_LIST": "9.0a",
+        "TORCH_CUDA_ARCH_LIST": "9.0a",
+    }
     assert environment.build_variables("8.9", tmp_path)["TVM_FFI_CUDA_ARCH_LIST"] == "8.9"
     assert environment.build_variables(None, tmp_path) == {"FIB_CACHE_PATH": cache}
     (tmp_path / "bin").mkdir()

@@ -88,6 +88,13 @@ def test_what_the_starter_kit_cannot_take_is_said(tmp_path: Path):
     (tmp_path / "there" / "file").touch()
     with pytest.raises(HarnessError, match="exists"):
         write_starter_kit(VARIANTS["triton_v2"], FULL, tmp_path / "there")
+    cuda = {"language": "cuda", "entry_point": "main.cu::run", "sources": ["main.cu"]}
+    (write_solution(tmp_path / "cuda", "bound", binding="torch", **cuda) / "main.cu").write_text(
+        "void run() {}\n"
+    )
+    (bound,) = discover(tmp_path / "cuda")
+    with pytest.raises(HarnessError, match="packs CUDA for tvm-ffi only"):
+        write_starter_kit(bound, FULL, tmp_path / "kit")
     folder = write_solution(tmp_path, "nested", language="triton", sources=["main.py", "a/b.py"])
     (folder / "a").mkdir()
     (folder / "a" / "b.py").write_text("x = 1\n")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from flashinfer_bench.data import Solution
 
 from harness.errors import ExitCode, HarnessError
 from harness.manifest import load_variant, select, survey
@@ -257,6 +258,23 @@ def test_source_hash_follows_what_is_built(tmp_path: Path) -> None:
     style = load_variant(write_solution(tmp_path, "d", name="n", destination_passing_style=True))
     assert base.source_hash() == same.source_hash()
     assert len({base.source_hash(), code.source_hash(), style.source_hash()}) == 3
+
+
+def test_binding(tmp_path: Path) -> None:
+    """It reaches flashinfer-bench and the hash; left out, both are as they were before there was such a key."""
+    cuda = {"language": "cuda", "entry_point": "main.cu::run", "sources": ["main.cu"], "name": "n"}
+    variants = []
+    for folder, binding in (("plain", None), ("bound", "torch")):
+        path = write_solution(tmp_path, folder, binding=binding, **cuda)
+        (path / "main.cu").write_text("void run() {}\n")
+        variants.append(load_variant(path))
+    plain, bound = variants
+    before = "770f9ddddd6e8a3744ac426fe84688055f5f8d9e063818748e46b620718a3a01"
+    assert plain.source_hash() == before and bound.source_hash() != before
+    specs = [Solution.model_validate(v.solution_json("d")).spec for v in variants]
+    assert [spec.binding and spec.binding.value for spec in specs] == [None, "torch"]
+    with pytest.raises(HarnessError, match=r"key 'binding': python code needs none"):
+        load_variant(write_solution(tmp_path, "python", binding="torch"))
 
 
 def test_the_packs_own_folders_are_sound() -> None:
