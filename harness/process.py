@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import ClassVar, TextIO
 
 from harness.strays import adopt_orphans, die_with_parent, end_strays, strays_of
 
@@ -167,6 +167,9 @@ class Background:
     What it prints is read all the time, so that it never waits for a reader; only the end is kept.
     """
 
+    _running: ClassVar[set[int]] = set()
+    """Of all that run at the same time: none of them, nor what is below it, is a stray of another."""
+
     def __init__(
         self,
         args: Sequence[str],
@@ -191,12 +194,16 @@ class Background:
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
+        self._running.add(self.pid)
         self._reader = threading.Thread(target=self._drain, daemon=True)
         self._reader.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        _end(self._process, self._before)
+        try:
+            _end(self._process, self._before | self._running)
+        finally:
+            self._running.discard(self.pid)
 
     @property
     def pid(self) -> int:
@@ -208,7 +215,11 @@ class Background:
 
     def strays(self) -> set[int]:
         """Processes that it started and that are not below it any more."""
-        return strays_of(self.pid, self._before)
+        return strays_of(self.pid, self._before | self._running)
+
+    def look_again(self) -> None:
+        """Hold it to account for no process that is there now: until now it had nothing to do."""
+        self._before = adopt_orphans()
 
     def tail(self) -> str:
         """The last lines that it printed."""

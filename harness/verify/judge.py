@@ -1,10 +1,13 @@
-"""Examines solutions one after another, each in a child of its own, and gives a verdict on each."""
+"""Examines solutions one after another, each in a child of its own, and gives a verdict on each.
+
+A child takes seconds to import what it needs, so that of the next solution is started while one is examined.
+"""
 
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -60,6 +63,7 @@ class Judge:
     references: References = field(init=False)
     seeds: Seeds = field(init=False)
     tolerance: Tolerance = field(init=False)
+    _waiting: "_Waiting | None" = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -86,15 +90,22 @@ class Judge:
             ) from None
 
     def close(self) -> None:
-        """Let go of the GPU's memory, so that a benchmark has it."""
+        """End the child that waits, and let go of the GPU's memory, so that a benchmark has it."""
+        if self._waiting is not None:
+            self._waiting.end.close()
+            self._waiting = None
         self.references = References(self.references.sizes, self.references.device)
         if self.plan.gpu is not None:
             torch.cuda.empty_cache()
 
-    def verify(self, variant: Variant) -> Verification:
-        """All checks on one solution; the child that ran it is gone when this returns."""
+    def verify(self, variant: Variant, following: Variant | None = None) -> Verification:
+        """All checks on one solution; the child that ran it is gone when this returns.
+
+        Args:
+            following: the solution that comes next, whose child is started meanwhile.
+        """
         start = time.monotonic()
-        checks, found = self._examine(variant)
+        checks, found = self._examine(variant, following)
         checks += [self._under(tool, variant) for tool in self.tools]
         result = Verification(
             solution=variant.name,
@@ -123,13 +134,19 @@ class Judge:
                 return over.result.model_copy(update=named)
             return sanitizer.run(tool, exam)
 
-    def _examine(self, variant: Variant) -> tuple[list[CheckResult], list[Accuracy]]:
+    def _examine(
+        self, variant: Variant, following: Variant | None
+    ) -> tuple[list[CheckResult], list[Accuracy]]:
         checks: list[CheckResult] = []
         found: list[Accuracy] = []
         with self._opened(variant) as exam:
+            if following is not None:
+                self._start_ahead(following)
             try:
                 self._load(exam)
                 for check in self._checks():
+                    if check.alone:
+                        self._settle(exam)
                     checks.append(self._run(check, exam, variant))
                     if checks[-1].outcome == "failed":
                         exam.session.limit(FAILED_S)
@@ -151,7 +168,47 @@ class Judge:
     def _opened(
         self, variant: Variant, wrapper: Sequence[str] = (), extra: Mapping[str, str] | None = None
     ) -> Iterator[Exam]:
-        """A child that is about to load the solution, on a staged root of its own."""
+        """A child that is about to load the solution: the one that waits for its turn, or a new one."""
+        with ExitStack() as end:
+            session = None if wrapper else self._taken(variant, end)
+            if session is None:
+                session = end.enter_context(self._child(variant, wrapper, extra))
+            yield self._exam(variant, session)
+
+    def _start_ahead(self, variant: Variant) -> None:
+        """Start the child of the solution that comes next: it imports what it needs, and waits without having loaded it."""
+        with suppress(OSError), ExitStack() as end:  # else in its turn, where an error is its own
+            session = end.enter_context(self._child(variant))
+            self._waiting = _Waiting(variant.name, session, end.pop_all())
+
+    def _settle(self, exam: Exam) -> None:
+        """Let the child that waits come to rest, at no expense of the solution under examination."""
+        start = time.monotonic()
+        if self._waiting is not None:
+            self._waiting.settle()
+        exam.session.extend(time.monotonic() - start)
+
+    def _taken(self, variant: Variant, end: ExitStack) -> Session | None:
+        """The child that waits for this solution, which ends with `end`; None where there is none, or none that answers."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is None:
+            return None
+        with waiting.end as own:
+            if waiting.solution != variant.name:
+                return None
+            try:
+                waiting.session.settle()
+            except (Fault, OSError):  # not the solution's doing, as it was not loaded
+                return None
+            end.enter_context(own.pop_all())
+        waiting.session.begin()
+        return waiting.session
+
+    @contextmanager
+    def _child(
+        self, variant: Variant, wrapper: Sequence[str] = (), extra: Mapping[str, str] | None = None
+    ) -> Iterator[Session]:
+        """A new child, on a staged root of its own."""
         plan = self.plan
         root = stage(
             plan.dataset,
@@ -166,7 +223,7 @@ class Judge:
         try:
             env = {**env, **(extra or {})}
             with Session(command, env=env, timeout_s=limit, wrapper=wrapper) as session:
-                yield self._exam(variant, session)
+                yield session
         finally:
             shutil.rmtree(root, ignore_errors=True)
 
@@ -265,6 +322,25 @@ def _open_gpu(gpu: Gpu) -> None:
         os.environ.pop(VISIBLE)
         if before is not None:
             os.environ[VISIBLE] = before
+
+
+@dataclass
+class _Waiting:
+    """The child of the solution that comes next."""
+
+    solution: str
+    session: Session
+    end: ExitStack
+    """Ends it, and removes what was made for it."""
+    settled: bool = False
+
+    def settle(self) -> None:
+        """Wait, once, until it has imported what it needs. One that fails is replaced in its turn, not before: its end could
+        take away what the solution under examination has started."""
+        if not self.settled:
+            self.settled = True
+            with suppress(Fault, OSError):
+                self.session.settle()
 
 
 class _Over(Exception):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from harness.verify.protocol import OUTPUTS, Gone, Message, ParentEnd
 SHARED_MEMORY = Path("/dev/shm")
 PREFIX = "moe-verify-"
 ROOM_BYTES = 1 << 30
+START_S = 120  # imports
 
 
 class Fault(Exception):
@@ -145,9 +147,27 @@ class Session:
             raise Refused(why, self.tail())  # the child has printed the traceback
         return _Answer(answer)
 
+    def settle(self) -> None:
+        """Wait until the child has imported what it needs; then it uses no processor until it is asked again.
+
+        Raises:
+            Fault: it has not come so far, or does not answer what it is asked.
+        """
+        mark = secrets.token_hex(8)
+        if self.ask("ready", timeout_s=START_S, mark=mark)["mark"] != mark:
+            raise Died("its process answered something else")
+
+    def begin(self) -> None:
+        """Its turn begins, for which it may have waited beside another child."""
+        self._process.look_again()
+
     def limit(self, seconds: float) -> None:
         """From now on all commands together get `seconds`, or what an earlier limit leaves."""
         self._deadline = min(self._deadline, time.monotonic() + seconds)
+
+    def extend(self, seconds: float) -> None:
+        """Leave that much more time for all commands together: they had to wait for something else."""
+        self._deadline += seconds
 
     def inputs(self, slot: str, case: Case, weights: str, in_place: bool = False) -> None:
         self.ask("inputs", slot=slot, case=to_json(case), weights=weights, in_place=in_place)

@@ -53,11 +53,11 @@ def verify_all(
 ) -> Iterator[None]:
     """Verify every runnable solution that `info` has no verdict on yet; yields after each."""
     judge.ceilings = ceilings
+    left = [variant for variant in plan.runnable if info.of(variant.name) is None]
     try:
-        for variant in plan.runnable:
-            if info.of(variant.name) is None:
-                info.solutions.append(judge.verify(variant))
-                yield
+        for variant, following in zip(left, [*left[1:], None], strict=True):
+            info.solutions.append(judge.verify(variant, following))
+            yield
     finally:
         judge.close()
 

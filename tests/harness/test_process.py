@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from harness import process
 from harness.paths import PROJECT
-from harness.process import follow, output_of
+from harness.process import Background, follow, output_of
 
 
 def python(code: str) -> list[str]:
@@ -110,6 +111,20 @@ def test_other_children_of_ours_are_left_alone() -> None:
         follow(python("print(1)"), timeout_s=30)
         assert other.poll() is None
         other.kill()
+
+
+def test_of_two_in_the_background_none_is_the_stray_of_the_other() -> None:
+    with ExitStack() as end, ExitStack() as end_first:
+        first = end_first.enter_context(Background(["sleep", "600"]))
+        waits = end.enter_context(Background(["sleep", "600"]))
+        assert not first.strays() and not waits.strays()
+        end_first.close()
+        assert first.returncode() is not None and waits.returncode() is None
+        with subprocess.Popen(["sleep", "600"], start_new_session=True) as later:
+            assert waits.strays() == {later.pid}
+            waits.look_again()
+            assert not waits.strays()
+            later.kill()
 
 
 def test_children_left_behind_are_ended() -> None:

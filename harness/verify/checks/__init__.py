@@ -19,6 +19,8 @@ class Check:
     in_short: bool = False
     """Part of the short form, too."""
     needs_gpu: bool = False
+    alone: bool = False
+    """It goes by a clock, by processes or by what the device holds, so that nothing else may be at work meanwhile."""
 
 
 CHECKS = (
@@ -39,16 +41,16 @@ CHECKS = (
     Check("many_calls", values.many_calls, in_short=True),
     Check("timing_loop", values.timing_loop, in_short=True),
     Check("weights_in_place", reuse.weights_in_place, in_short=True),
-    Check("memoised", reuse.memoised, in_short=True),
-    Check("current_stream", device.current_stream, in_short=True, needs_gpu=True),
-    Check("side_stream", device.side_stream, needs_gpu=True),
-    Check("two_streams", device.two_streams, needs_gpu=True),
-    Check("device_memory", device.device_memory, needs_gpu=True),
-    Check("latency_floor", speed.latency_floor, needs_gpu=True),
-    Check("timers_agree", speed.timers_agree, needs_gpu=True),
+    Check("memoised", reuse.memoised, in_short=True, alone=True),
+    Check("current_stream", device.current_stream, in_short=True, needs_gpu=True, alone=True),
+    Check("side_stream", device.side_stream, needs_gpu=True, alone=True),
+    Check("two_streams", device.two_streams, needs_gpu=True, alone=True),
+    Check("device_memory", device.device_memory, needs_gpu=True, alone=True),
+    Check("latency_floor", speed.latency_floor, needs_gpu=True, alone=True),
+    Check("timers_agree", speed.timers_agree, needs_gpu=True, alone=True),
     Check("after_timing", values.after_timing, in_short=True),
     Check("contract", conduct.contract, in_short=True),
-    Check("threads", conduct.threads, in_short=True),
+    Check("threads", conduct.threads, in_short=True, alone=True),
     Check("patched", conduct.patched, in_short=True),
 )
 """In the order in which they run: what later ones see, earlier ones have brought about."""
