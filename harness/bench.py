@@ -19,6 +19,7 @@ from harness.dataset import stage
 from harness.environment import build_variables, capture, gpu_state
 from harness.errors import HarnessError
 from harness.kernel_profile import ProfileRecord
+from harness.lock import drop_abandoned
 from harness.paths import PROJECT, shown
 from harness.plan import Plan
 from harness.process import Finished, follow
@@ -139,6 +140,7 @@ class GpuBackend:
                 if self._clocks:
                     self._clocks.look()
 
+        drop_abandoned(self.plan.paths.kernel_cache)
         finished = follow(
             command, timeout_s=limit, env=self._env, cwd=PROJECT, log=log, on_line=on_line
         )
@@ -298,6 +300,7 @@ def profile_solutions(plan: Plan) -> ProfileRecord:
     command = [sys.executable, "-m", "harness.kernel_profile", str(root), plan.definition.name]
     command += [str(out), *(v.name for v in plan.runnable)]
     limit = START_S + len(plan.workloads) * len(plan.runnable) * plan.profile.timeout
+    drop_abandoned(plan.paths.kernel_cache)
     finished = follow(command, timeout_s=limit, env=gpu_environment(plan), cwd=PROJECT)
     if finished.returncode != 0:
         last = cell_module.tail(finished.tail).splitlines()[-1:] or ["no output"]

@@ -1,4 +1,4 @@
-"""One run at a time on a GPU, and one writer at a time in a run's folder."""
+"""One run at a time on a GPU, one writer at a time in a run's folder, and no lock of a builder that is gone."""
 
 import fcntl
 import os
@@ -66,6 +66,31 @@ def folder_lock(folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
             with suppress(OSError):  # not empty, as after any run that began
                 folder.rmdir()
+
+
+def drop_abandoned(kernels: Path) -> None:
+    """Remove the locks that torch's builder left below `kernels` when it was killed: each later build would wait for ever.
+
+    A builder keeps its lock open while it builds, and closes it a moment before it removes it: hence two looks.
+    """
+    left = [lock for lock in kernels.glob("torch/*/lock") if not _is_open(lock)]
+    if left:
+        time.sleep(POLL_S)
+    for lock in left:
+        if not _is_open(lock):
+            lock.unlink(missing_ok=True)
+
+
+def _is_open(path: Path) -> bool:
+    """Whether a process has the file open, as far as this one may see; taken to be so where the system does not tell."""
+    if not Path("/proc/self/fd").exists():
+        return True
+    wanted = str(path.resolve())
+    for file in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):  # of another user, or gone meanwhile
+            if os.readlink(file) == wanted:
+                return True
+    return False
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from harness.cpu import cpu_environment
 from harness.dataset import stage
 from harness.environment import VISIBLE, Gpu
 from harness.errors import HarnessError
+from harness.lock import drop_abandoned
 from harness.manifest import Variant
 from harness.plan import Plan
 from harness.record import Accuracy, Ceilings, CheckResult, Verification, WorkloadInfo
@@ -218,6 +219,7 @@ class Judge:
         )
         command = [str(root), plan.definition.name, variant.name, self.references.device]
         env = cpu_environment(variant, plan) if plan.gpu is None else gpu_environment(plan)
+        drop_abandoned(plan.paths.kernel_cache)
         times = UNDER_TOOL if wrapper else 1
         limit = times * min(plan.profile.timeout, COMMAND_S)
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import HarnessError
-from harness.lock import folder_lock
+from harness.lock import drop_abandoned, folder_lock
 from harness.paths import PROJECT
 from tests.harness.folders import environment, harness, stub, write_solution
 
@@ -109,3 +109,33 @@ def test_one_writer_in_a_folder(tmp_path: Path) -> None:
     with folder_lock(tmp_path / "r"):
         (tmp_path / "r" / "run.json").touch()
     assert [p.name for p in (tmp_path / "r").iterdir()] == ["run.json"]
+
+
+BUILDS = """
+import sys, time
+from torch.utils.file_baton import FileBaton
+assert FileBaton(sys.argv[1]).try_acquire()
+print("builds", flush=True)
+time.sleep(60)
+"""
+
+
+def test_locks_of_killed_builders_are_dropped(tmp_path: Path) -> None:
+    """As torch makes them: else whoever builds that solution next waits for ever. One that builds keeps its own."""
+    locks = [tmp_path / "torch" / name / "lock" for name in ("killed", "working")]
+    builders = []
+    for lock in locks:
+        lock.parent.mkdir(parents=True)
+        command = [sys.executable, "-c", BUILDS, lock]
+        builders.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        assert builders[-1].stdout and builders[-1].stdout.readline() == "builds\n"
+    killed, working = builders
+    killed.kill()
+    killed.wait()
+    try:
+        drop_abandoned(tmp_path)
+        assert [lock.exists() for lock in locks] == [False, True]
+    finally:
+        working.kill()
+        working.wait()
+    drop_abandoned(tmp_path / "nowhere")
