@@ -20,6 +20,7 @@ from harness.environment import build_variables, capture, gpu_state
 from harness.errors import HarnessError
 from harness.kernel_profile import ProfileRecord
 from harness.lock import drop_abandoned
+from harness.manifest import COMPILED_LANGUAGES
 from harness.paths import PROJECT, shown
 from harness.plan import Plan
 from harness.process import Finished, follow
@@ -314,6 +315,27 @@ def profile_solutions(plan: Plan) -> ProfileRecord:
     )
     write_atomically(plan.folder / "profile.json", record.model_dump_json(indent=1) + "\n")
     return record
+
+
+def prebuild(plan: Plan, say: Callable[[str], None]) -> None:
+    """Compile the plan's solutions side by side, where there are several; what each is worth shows where it is used.
+
+    Args:
+        say: takes one line of progress.
+    """
+    # torch compiles anew in every process.
+    several = [
+        v
+        for v in plan.runnable
+        if v.manifest.language in COMPILED_LANGUAGES and v.manifest.binding != "torch"
+    ]
+    if len(several) < 2:
+        return
+    say(f"compiling {len(several)} solutions, where they are not compiled yet")
+    root = stage(plan.dataset, several, [plan.workloads[0].id], plan.scratch / "prebuild")
+    command = [sys.executable, "-m", "harness.prebuild", str(root), plan.definition.name]
+    command += [v.name for v in several]
+    follow(command, timeout_s=plan.profile.timeout, env=gpu_environment(plan), cwd=PROJECT)
 
 
 def measure_ceilings(plan: Plan) -> tuple[Ceilings | None, str | None]:

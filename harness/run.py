@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 from rich.console import Console
 
 from harness.atomic import write_atomically
-from harness.bench import GpuBackend, measure_ceilings
+from harness.bench import GpuBackend, measure_ceilings, prebuild
 from harness.cells import in_grid_order
 from harness.cpu import CpuBackend
 from harness.environment import KNOWN_FLASHINFER_BENCH, capture, gpu_state, versions
@@ -154,6 +154,7 @@ def execute(
                     progress.note(f"measuring the ceilings of {plan.gpu.info.name}")
                     session.ceilings, warning = measure_ceilings(plan)
                     session.warnings += [warning] if warning else []
+                prebuild(plan, progress.note)
             if judge is not None:
                 progress.note(f"verifying, {info.form} form")
                 for _ in verify_all(judge, plan, info, session.ceilings):

@@ -1,0 +1,35 @@
+"""Compiles solutions side by side: who runs them builds them one after another, and finds them built then.
+
+`python -m harness.prebuild ROOT DEFINITION SOLUTION...` runs in a process of its own, which loads what it has built and then ends.
+One that cannot be built is no fault here: it is said where the solution is built for use.
+"""
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from flashinfer_bench.compile import BuilderRegistry, BuildError
+from flashinfer_bench.data import TraceSet
+
+CORES_EACH = 4
+"""Of one build: ninja compiles the files of a solution side by side, too."""
+
+
+def main(root: Path, definition: str, names: list[str]) -> None:
+    """Build the solutions of a staged dataset root, several at a time."""
+    trace_set = TraceSet.from_path(str(root))
+    registry = BuilderRegistry.get_instance()
+
+    def build(name: str) -> None:
+        solution = trace_set.get_solution(name)
+        with suppress(BuildError):
+            registry.build(trace_set.definitions[definition], solution)
+
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // CORES_EACH)) as pool:
+        list(pool.map(build, names))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

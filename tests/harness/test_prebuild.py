@@ -1,0 +1,59 @@
+"""Solutions are compiled before they are examined, where there are several and a GPU."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.bench import prebuild
+from harness.environment import Gpu, find_nvcc
+from harness.paths import Paths
+from harness.plan import Plan, Request, make_plan
+from harness.record import GpuInfo
+from tests.harness.folders import write_solution
+
+SOUND = """
+#include <tvm/ffi/tvm_ffi.h>
+void run() {}
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(run, run);
+"""
+
+
+def plan_for(tmp_path: Path, sources: dict[str, str], **manifest: str) -> Plan:
+    """As on a GPU; `sources` by folder."""
+    for folder, code in sources.items():
+        path = write_solution(
+            *(tmp_path / "solutions", folder),
+            language="cuda",
+            sources=["moe.cu"],
+            entry_point="moe.cu::run",
+            **manifest,
+        )
+        (path / "moe.cu").write_text(code)
+    paths = Paths(
+        solutions=tmp_path / "solutions", results=tmp_path / "results", build=tmp_path / "build"
+    )
+    plan = make_plan(Request(["all"], backend="cpu", run="r"), paths)
+    gpu = Gpu(0, GpuInfo(name="G", compute_capability="9.0"))
+    return replace(plan, gpu=gpu, skipped={})
+
+
+@pytest.mark.skipif(find_nvcc() is None, reason="needs nvcc")
+def test_solutions_are_compiled_side_by_side(tmp_path: Path) -> None:
+    """One that does not compile keeps no other from it; what is compiled is where flashinfer-bench looks for it."""
+    plan = plan_for(tmp_path, {"a": SOUND, "b": SOUND.replace("{}", "{ broken"), "c": SOUND})
+    said: list[str] = []
+    prebuild(plan, said.append)
+    built = {path.stem for path in plan.paths.kernel_cache.rglob("*.so")}
+    assert len(built) == 2 and all("a_full_name" in b or "c_full_name" in b for b in built), built
+    assert said == ["compiling 3 solutions, where they are not compiled yet"]
+
+
+def test_one_alone_is_built_where_it_is_used(tmp_path: Path) -> None:
+    """And those that torch makes callable, which it compiles anew in every process."""
+    for folder, sources in (("one", {"a": SOUND}), ("torch", {"a": SOUND, "b": SOUND})):
+        binding = {"binding": "torch"} if folder == "torch" else {}
+        plan = plan_for(tmp_path / folder, sources, **binding)
+        said: list[str] = []
+        prebuild(plan, said.append)
+        assert not said and not plan.paths.kernel_cache.exists()
