@@ -16,7 +16,7 @@ from harness.atomic import write_atomically
 from harness.cells import cell_from_line, cell_from_trace, is_collateral, missing, not_run_after
 from harness.clocks import ClockWatch
 from harness.dataset import stage
-from harness.environment import build_variables, capture, gpu_state
+from harness.environment import VISIBLE, build_variables, capture, gpu_state
 from harness.errors import HarnessError
 from harness.kernel_profile import ProfileRecord
 from harness.lock import drop_abandoned
@@ -36,6 +36,7 @@ BATCH = 6
 START_S = 180  # imports, one worker per GPU
 REFERENCE_S = 600  # the reference on one workload, all trials
 CEILINGS_S = 180
+COMPILE_S = 120  # each, where one is compiled at a time
 
 
 class GpuBackend:
@@ -332,10 +333,13 @@ def prebuild(plan: Plan, say: Callable[[str], None]) -> None:
     if len(several) < 2:
         return
     say(f"compiling {len(several)} solutions, where they are not compiled yet")
+    # It loads what it has compiled, before anything has examined that: no GPU for it.
+    env = {**gpu_environment(plan), VISIBLE: ""}
     root = stage(plan.dataset, several, [plan.workloads[0].id], plan.scratch / "prebuild")
     command = [sys.executable, "-m", "harness.prebuild", str(root), plan.definition.name]
     command += [v.name for v in several]
-    follow(command, timeout_s=plan.profile.timeout, env=gpu_environment(plan), cwd=PROJECT)
+    if follow(command, timeout_s=len(several) * COMPILE_S, env=env, cwd=PROJECT).timed_out:
+        say("compiling took too long; each solution is compiled where it is used")
 
 
 def measure_ceilings(plan: Plan) -> tuple[Ceilings | None, str | None]:

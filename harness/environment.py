@@ -31,8 +31,6 @@ KNOWN_FLASHINFER_BENCH = "0.1.2"
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 CUDA_HOME = Path("/usr/local/cuda")
-ARCH_LISTS = ("TVM_FFI_CUDA_ARCH_LIST", "TORCH_CUDA_ARCH_LIST")
-"""Variables that name compute capabilities to compile for, one for each binding."""
 
 # NVML's bits for why clocks are below their maximum; idling is no reason for concern.
 THROTTLE_BITS = {
@@ -212,7 +210,7 @@ def has_package(name: str) -> bool:
 
 
 def build_variables(capability: str | None, cache: Path) -> dict[str, str]:
-    """Environment variables that flashinfer-bench's builders need; a target or CUDA_HOME that the user has set stays.
+    """Environment variables that flashinfer-bench's builders need; CUDA_HOME and tvm-ffi's target stay as the user has set them.
 
     Args:
         capability: compute capability to compile for, such as "9.0"; None: the builder decides.
@@ -222,8 +220,8 @@ def build_variables(capability: str | None, cache: Path) -> dict[str, str]:
     if capability:
         # wgmma exists only in the architecture-specific target, which the builders do not ask for.
         target = capability + ("a" if int(capability.split(".")[0]) >= 9 else "")
-        for name in ARCH_LISTS:
-            wanted[name] = os.environ.get(name, target)
+        wanted["TVM_FFI_CUDA_ARCH_LIST"] = os.environ.get("TVM_FFI_CUDA_ARCH_LIST", target)
+        wanted["TORCH_CUDA_ARCH_LIST"] = target  # images have one of their own, with many targets
     if "CUDA_HOME" not in os.environ and (CUDA_HOME / "bin" / "nvcc").exists():
         # The builder otherwise takes the folder above the first nvcc on PATH, which a link can lead astray.
         wanted["CUDA_HOME"] = str(CUDA_HOME)

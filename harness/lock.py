@@ -71,25 +71,31 @@ def folder_lock(folder: Path) -> Iterator[None]:
 def drop_abandoned(kernels: Path) -> None:
     """Remove the locks that torch's builder left below `kernels` when it was killed: each later build would wait for ever.
 
-    A builder keeps its lock open while it builds, and closes it a moment before it removes it: hence two looks.
+    A builder keeps its lock open while it builds, and closes it a moment before it removes it: hence two looks. Builders of
+    another host or user are not seen: they are to have a checkout of their own.
     """
     left = [lock for lock in kernels.glob("torch/*/lock") if not _is_open(lock)]
     if left:
         time.sleep(POLL_S)
     for lock in left:
         if not _is_open(lock):
-            lock.unlink(missing_ok=True)
+            with suppress(OSError):  # gone, or not ours
+                lock.unlink()
 
 
 def _is_open(path: Path) -> bool:
     """Whether a process has the file open, as far as this one may see; taken to be so where the system does not tell."""
-    if not Path("/proc/self/fd").exists():
+    try:
+        wanted = path.stat()
+        processes = [name for name in os.listdir("/proc") if name.isdecimal()]
+    except OSError:
         return True
-    wanted = str(path.resolve())
-    for file in Path("/proc").glob("[0-9]*/fd/*"):
+    for process in processes:
         with suppress(OSError):  # of another user, or gone meanwhile
-            if os.readlink(file) == wanted:
-                return True
+            for number in os.listdir(f"/proc/{process}/fd"):
+                with suppress(OSError):
+                    if os.path.samestat(os.stat(f"/proc/{process}/fd/{number}"), wanted):
+                        return True
     return False
 
 

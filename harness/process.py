@@ -217,6 +217,10 @@ class Background:
         """Processes that it started and that are not below it any more."""
         return strays_of(self.pid, self._before | self._running)
 
+    def kill(self) -> None:
+        """Kill the process alone; its group and what left it end with the block."""
+        self._process.kill()
+
     def look_again(self) -> None:
         """Hold it to account for no process that is there now: until now it had nothing to do."""
         self._before = adopt_orphans()

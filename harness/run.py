@@ -154,7 +154,8 @@ def execute(
                     progress.note(f"measuring the ceilings of {plan.gpu.info.name}")
                     session.ceilings, warning = measure_ceilings(plan)
                     session.warnings += [warning] if warning else []
-                prebuild(plan, progress.note)
+                if kept is None:  # else it has been done
+                    prebuild(plan, progress.note)
             if judge is not None:
                 progress.note(f"verifying, {info.form} form")
                 for _ in verify_all(judge, plan, info, session.ceilings):

@@ -337,12 +337,14 @@ class _Waiting:
     settled: bool = False
 
     def settle(self) -> None:
-        """Wait, once, until it has imported what it needs. One that fails is replaced in its turn, not before: its end could
-        take away what the solution under examination has started."""
+        """Wait, once, until it has imported what it needs. One that fails is killed, and replaced in its turn, not before: to
+        end all that it has started could take away what the solution under examination has."""
         if not self.settled:
             self.settled = True
-            with suppress(Fault, OSError):
+            try:
                 self.session.settle()
+            except (Fault, OSError):
+                self.session.kill()
 
 
 class _Over(Exception):

@@ -1,6 +1,7 @@
 """The GPU backend against flashinfer-bench's traps, by driving its real command line with a stub runner."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from flashinfer_bench.data import Trace
 
-from harness.paths import PROJECT
+from harness.paths import PROJECT, Paths
 from harness.record import Cell, RunRecord, Status, load_record
 from tests.harness.folders import environment, harness, stub, write_solution
 
@@ -210,6 +211,20 @@ def test_a_full_disk_keeps_the_finished_cells(tmp_path: Path) -> None:
     assert len((folder / "traces.jsonl").read_text().splitlines()) == 1
     pages = ["charts", "comparison.md", "report.html"]
     assert sorted(p.name for p in folder.iterdir()) == [*pages, "run.json", "traces.jsonl"]
+
+
+def test_the_lock_of_a_build_that_was_killed_is_in_nobodys_way(tmp_path: Path) -> None:
+    """Left by torch's builder in the project's own cache; each call of flashinfer-bench may build."""
+    write_solution(tmp_path / "solutions", "a", stub("passed 2.0"))
+    lock = Paths().kernel_cache / "torch" / f"killed-{tmp_path.name}-{os.getpid()}" / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    try:
+        where = ("--solutions-dir", tmp_path / "solutions", "--results-dir", tmp_path / "results")
+        done = harness("bench", "a", "--workloads", "T=1", "--run", "r", *where, stub_gpu=True)
+        assert done.returncode == 0 and not lock.exists(), done.stdout + done.stderr
+    finally:
+        shutil.rmtree(lock.parent)
 
 
 def test_existing_run_name_and_gpu_index(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_has_package() -> None:
 
 
 def test_build_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in (*environment.ARCH_LISTS, "CUDA_HOME"):
+    for name in ("TVM_FFI_CUDA_ARCH_LIST", "CUDA_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(environment, "CUDA_HOME", tmp_path)
     cache = str(tmp_path)
@@ -167,4 +167,7 @@ def test_build_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "nowhere"))
     assert environment.find_nvcc() is None, "the builder looks there and nowhere else"
     monkeypatch.setenv("TVM_FFI_CUDA_ARCH_LIST", "10.0a")
-    assert environment.build_variables("9.0", tmp_path)["TVM_FFI_CUDA_ARCH_LIST"] == "10.0a"
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.5 8.0 9.0")
+    found = environment.build_variables("9.0", tmp_path)
+    assert found["TVM_FFI_CUDA_ARCH_LIST"] == "10.0a", "the user's own"
+    assert found["TORCH_CUDA_ARCH_LIST"] == "9.0a", "as a rule the image's"

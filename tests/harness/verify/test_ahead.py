@@ -98,21 +98,23 @@ def test_it_serves_after_one_that_cannot_be_built(made: Made) -> None:
     assert int(made.mark.read_text()) == pid
 
 
-@pytest.mark.parametrize("harm", ["kill", "answer"])
+@pytest.mark.parametrize("harm", ["late", "kill", "answer"])
 def test_one_that_does_not_answer_is_replaced(
     made: Made, monkeypatch: pytest.MonkeyPatch, harm: str
 ) -> None:
-    """Whatever happened to it while it waited, neither solution is at fault."""
+    """Whatever happened to it while it waited, neither solution is at fault; one that is late is not left at work."""
 
     def fail(session: Session) -> None:
         raise Died("no answer within 120 s")
 
     with monkeypatch.context() as patched:
-        if harm == "kill":
+        if harm == "late":
             patched.setattr(Session, "settle", fail)
         assert not made.judge.verify(made.first, made.second).failed
     session = made.waiting()
-    if harm == "kill":
+    if harm == "late":
+        assert not alive(session._process.pid)
+    elif harm == "kill":
         os.kill(session._process.pid, signal.SIGKILL)
     else:
         (session._folder / "answers").write_text('{"mark": "of an earlier question"}\n')

@@ -38,3 +38,16 @@ def test_a_slow_solution_fails_the_check_in_which_its_time_is_up(
     found = short_verdict(tmp_path, "moe(*inputs)")
     assert [c.detail for c in found.failed] == ["the time for all of its checks is up"]
     assert found.checks[0].outcome == "passed" and found.checks[-1].outcome == "not_run"
+
+
+def test_the_lock_of_a_build_that_was_killed_is_in_nobodys_way(tmp_path: Path) -> None:
+    write_solution(tmp_path / "solutions", "quick", SLOW.format("moe(*inputs)"))
+    paths = Paths(
+        solutions=tmp_path / "solutions", results=tmp_path / "results", build=tmp_path / "build"
+    )
+    plan = make_plan(Request(["quick"], backend="cpu", run="r"), paths)
+    lock = paths.kernel_cache / "torch" / "quick" / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    judge.Judge(plan, "short", 5, print, only=frozenset({"contract"})).verify(plan.variants[0])
+    assert not lock.exists()
