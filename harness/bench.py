@@ -20,7 +20,6 @@ from harness.environment import VISIBLE, build_variables, capture, gpu_state
 from harness.errors import HarnessError
 from harness.kernel_profile import ProfileRecord
 from harness.lock import drop_abandoned
-from harness.manifest import COMPILED_LANGUAGES
 from harness.paths import PROJECT, shown
 from harness.plan import Plan
 from harness.process import Finished, follow
@@ -324,12 +323,7 @@ def prebuild(plan: Plan, say: Callable[[str], None]) -> None:
     Args:
         say: takes one line of progress.
     """
-    # torch compiles anew in every process.
-    several = [
-        v
-        for v in plan.runnable
-        if v.manifest.language in COMPILED_LANGUAGES and v.manifest.binding != "torch"
-    ]
+    several = [v for v in plan.runnable if v.is_compiled_once]
     if len(several) < 2:
         return
     say(f"compiling {len(several)} solutions, where they are not compiled yet")

@@ -18,7 +18,7 @@ from harness import cells as cell_module
 from harness.cells import not_run_after
 from harness.dataset import stage
 from harness.environment import build_variables, find_nvcc
-from harness.manifest import COMPILED_LANGUAGES, Variant
+from harness.manifest import Variant
 from harness.paths import PROJECT
 from harness.plan import Plan
 from harness.process import Finished, follow
@@ -50,12 +50,7 @@ class CpuBackend:
 
     def run(self) -> Iterable[None]:
         """Fill the grid; yields after each solution so that the record can be saved."""
-        # torch compiles CUDA only where it sees a GPU.
-        compiled = [
-            v
-            for v in self.plan.variants
-            if v.manifest.language in COMPILED_LANGUAGES and v.manifest.binding != "torch"
-        ]
+        compiled = [v for v in self.plan.variants if v.is_compiled_once]
         if compiled and find_nvcc() is None:
             self.progress.note("nvcc is not here: CUDA solutions are not even compiled")
             compiled = []

@@ -105,6 +105,12 @@ class Variant(BaseModel):
         """All the names by which a user may call it."""
         return {self.folder.name, self.label, self.name}
 
+    @property
+    def is_compiled_once(self) -> bool:
+        """Whether flashinfer-bench compiles it, with or without a GPU, and finds it compiled later: as tvm-ffi's builder does, while
+        torch's asks for a GPU and begins anew in every process."""
+        return self.manifest.language in COMPILED_LANGUAGES and self.manifest.binding != "torch"
+
     def fits(self, definition: str) -> bool:
         """Whether the manifest says that it solves `definition`."""
         return any(fnmatchcase(definition, pattern) for pattern in self.manifest.definitions)
