@@ -318,7 +318,7 @@ def profile_solutions(plan: Plan) -> ProfileRecord:
 
 
 def prebuild(plan: Plan, say: Callable[[str], None]) -> None:
-    """Compile the plan's solutions side by side, where there are several; what each is worth shows where it is used.
+    """Compile the plan's solutions side by side, where there are several; one that does not compile is reported where it is used.
 
     Args:
         say: takes one line of progress.

@@ -1,7 +1,4 @@
-"""Examines solutions one after another, each in a child of its own, and gives a verdict on each.
-
-A child takes seconds to import what it needs, so that of the next solution is started while one is examined.
-"""
+"""Examines solutions one after another, each in a child of its own, and gives a verdict on each."""
 
 import os
 import shutil
@@ -23,6 +20,7 @@ from harness.plan import Plan
 from harness.record import Accuracy, Ceilings, CheckResult, Verification, WorkloadInfo
 from harness.roofline import floor_of
 from harness.verify import accuracy, sanitizer
+from harness.verify.ahead import Waiting
 from harness.verify.cases import Case, Seeds, Weights
 from harness.verify.checks import CHECKS, Check
 from harness.verify.compare import Tolerance
@@ -64,7 +62,7 @@ class Judge:
     references: References = field(init=False)
     seeds: Seeds = field(init=False)
     tolerance: Tolerance = field(init=False)
-    _waiting: "_Waiting | None" = field(init=False, default=None)
+    _waiting: Waiting | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -171,7 +169,10 @@ class Judge:
     ) -> Iterator[Exam]:
         """A child that is about to load the solution: the one that waits for its turn, or a new one."""
         with ExitStack() as end:
-            session = None if wrapper else self._taken(variant, end)
+            session = None
+            if self._waiting is not None and not wrapper:
+                waiting, self._waiting = self._waiting, None
+                session = waiting.serve(variant.name, end)
             if session is None:
                 session = end.enter_context(self._child(variant, wrapper, extra))
             yield self._exam(variant, session)
@@ -180,7 +181,7 @@ class Judge:
         """Start the child of the solution that comes next: it imports what it needs, and waits without having loaded it."""
         with suppress(OSError), ExitStack() as end:  # else in its turn, where an error is its own
             session = end.enter_context(self._child(variant))
-            self._waiting = _Waiting(variant.name, session, end.pop_all())
+            self._waiting = Waiting(variant.name, session, end.pop_all())
 
     def _settle(self, exam: Exam) -> None:
         """Let the child that waits come to rest, at no expense of the solution under examination."""
@@ -188,22 +189,6 @@ class Judge:
         if self._waiting is not None:
             self._waiting.settle()
         exam.session.extend(time.monotonic() - start)
-
-    def _taken(self, variant: Variant, end: ExitStack) -> Session | None:
-        """The child that waits for this solution, which ends with `end`; None where there is none, or none that answers."""
-        waiting, self._waiting = self._waiting, None
-        if waiting is None:
-            return None
-        with waiting.end as own:
-            if waiting.solution != variant.name:
-                return None
-            try:
-                waiting.session.settle()
-            except (Fault, OSError):  # not the solution's doing, as it was not loaded
-                return None
-            end.enter_context(own.pop_all())
-        waiting.session.begin()
-        return waiting.session
 
     @contextmanager
     def _child(
@@ -324,27 +309,6 @@ def _open_gpu(gpu: Gpu) -> None:
         os.environ.pop(VISIBLE)
         if before is not None:
             os.environ[VISIBLE] = before
-
-
-@dataclass
-class _Waiting:
-    """The child of the solution that comes next."""
-
-    solution: str
-    session: Session
-    end: ExitStack
-    """Ends it, and removes what was made for it."""
-    settled: bool = False
-
-    def settle(self) -> None:
-        """Wait, once, until it has imported what it needs. One that fails is killed, and replaced in its turn, not before: to
-        end all that it has started could take away what the solution under examination has."""
-        if not self.settled:
-            self.settled = True
-            try:
-                self.session.settle()
-            except (Fault, OSError):
-                self.session.kill()
 
 
 class _Over(Exception):
