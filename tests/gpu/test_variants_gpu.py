@@ -161,6 +161,34 @@ def test_a_thread_that_has_not_used_the_device(
     moe_cases.check(output, expected, inputs, f"{name} in another thread")
 
 
+UNFIT: dict[str, tuple[int, Callable[[Any], Any]]] = {
+    "another dtype": (0, lambda t: t.double()),
+    "another number of dimensions": (1, lambda t: t[None]),
+    "not contiguous": (2, lambda t: torch.cat([t, t], dim=1)[:, ::2]),
+    "on the CPU": (3, lambda t: t.cpu()),
+    "not aligned": (4, lambda t: torch.cat([t.flatten(), t.flatten()[:1]])[1:].view(t.shape)),
+    "another number of experts": (5, lambda t: t[1:].contiguous()),
+    "no tensor": (6, lambda t: None),
+    "no number": (9, lambda value: "2.5"),
+    "another number of tokens": (10, lambda t: t[1:].contiguous()),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_what_does_not_fit_is_refused(variant: tuple[str, Callable[..., None]], case: str) -> None:
+    """Before anything is launched; the next call is as good as ever. Of the CUDA solutions, which read addresses."""
+    name, run = variant
+    if not name.startswith("hopper"):
+        pytest.skip("says what torch or Triton say")
+    inputs = full_size(7, 32, seed=6)
+    arguments = [*inputs.args(), moe_cases.poisoned_output(inputs)]
+    at, damage = UNFIT[case]
+    arguments[at] = damage(arguments[at])
+    with pytest.raises((ValueError, TypeError, RuntimeError)):
+        run(*arguments)
+    run_and_check(run, inputs, f"{name} after an argument that was {case}")
+
+
 def gemm_arguments(sizes: list[int], n: int, k: int, rows: int) -> dict[str, Any]:
     """Arguments of the grouped GEMM on the GPU; rows past the experts' hold NaN."""
     g = torch.Generator("cuda").manual_seed(0)
