@@ -18,6 +18,9 @@ def test_documented_values() -> None:
     contest = load_profile(CONFIGS, "contest")
     assert (contest.rtol, contest.atol, contest.required_matched_ratio) == (0.3, 1.0, 0.9)
     assert (contest.runner, contest.timeout) == ("isolated", 300)
+    short = load_profile(CONFIGS, "contest-quick")
+    assert (short.rtol, short.atol, short.required_matched_ratio) == (0.3, 1.0, 0.9)
+    assert short.runner == "persistent"
 
 
 def test_every_value_is_passed_explicitly() -> None:
@@ -60,5 +63,5 @@ def test_wrong_profile(tmp_path: Path, old: str, new: str, words: list[str]) -> 
 
 
 def test_unknown_profile_names_the_known() -> None:
-    with pytest.raises(HarnessError, match="no such profile; there are: contest, quick, seed"):
+    with pytest.raises(HarnessError, match="no such profile; there are: contest, contest-quick, quick, seed"):
         load_profile(CONFIGS, "sead")

@@ -87,7 +87,7 @@ def test_accuracy_figures() -> None:
 )
 def test_a_tolerance_that_means_nothing_is_refused(changes: dict[str, float], what: str) -> None:
     references, seeds = References(SIZES, "cpu"), Seeds(1)
-    for profile in ("seed", "contest", "quick"):
+    for profile in ("seed", "contest", "contest-quick", "quick"):
         p = load_profile(Paths().configs, profile)
         sound = Tolerance(p.rtol, p.atol, p.required_matched_ratio)
         check_tolerance(profile, sound, references, seeds)
