@@ -12,6 +12,7 @@ namespace hopper_v10 {
 constexpr int kProducerBarrier = 3;  // 1 and 2 are the teams'
 constexpr int kListsBarrier = 4;
 constexpr int kPlanBarrier = 5;
+constexpr int kMasksBarrier = 8;  // 6 and 7: rows.cuh
 constexpr int kProducerThreads = kThreads - kConsumerThreads;
 
 template <class S, bool kInside, int N>
@@ -160,9 +161,9 @@ __global__ void __launch_bounds__(S::kBlockThreads, 1)
   const int lane = threadIdx.x % 32;
   if (smem_addr(smem) % 1024 != 0) __trap();  // swizzle atoms
   int item = 0;
-  if (warp == kConsumerWarps && lane == 0) item = atomicAdd(p.zero.ticket, 1);
-  // At T <= 15 the last of 16 warps has no token to route.
-  if (warp == S::kBlockWarps - 1 && lane == 0) {
+  if (warp == kConsumerWarps && lane == 0) item = draw(p.zero.ticket);
+  // At T <= 15 neither of these has a token to route.
+  if (warp == (S::kOneGroup ? kConsumerWarps : S::kBlockWarps - 1) && lane == 0) {
     init_barriers<S>(barriers);
     init_queue(queue);
     fence_mbar_init();
@@ -177,10 +178,17 @@ __global__ void __launch_bounds__(S::kBlockThreads, 1)
   Lists lists{p.pair_token, p.pair_weight, false};
   if constexpr (kInside) {
     __shared__ Routed<kTokens> routed;
-    route_inside<kTokens, S::kBlockWarps>(p, routed);
     if constexpr (S::kOneGroup) {
-      // The warp that loads weights makes the plan itself and waits for nobody.
+      // The warp that loads weights has the last token. It waits for what experts the others have chosen, makes the plan itself and goes
+      // on; the combine weights are there when the others have met at the plan's barrier.
+      static_assert(kTokens <= S::kBlockWarps);
+      const int token = (warp + S::kBlockWarps - 1 - kConsumerWarps) % S::kBlockWarps;
+      Choice choice;
+      if (token < p.tokens) choose_experts(p, token, routed, choice);
+      if (warp != kConsumerWarps) named_barrier_arrive<S::kBlockThreads>(kMasksBarrier);
+      if (token < p.tokens) weigh_experts(p, token, routed, choice);
       if (warp == kConsumerWarps) {
+        named_barrier<S::kBlockThreads>(kMasksBarrier);
         int n = 0;
 #pragma unroll
         for (int t = 0; t < kTokens; ++t) n += t < p.tokens ? routed.mask[t] >> lane & 1 : 0;
@@ -191,6 +199,7 @@ __global__ void __launch_bounds__(S::kBlockThreads, 1)
         named_barrier<S::kBlockThreads>(kPlanBarrier);
       }
     } else {
+      route_inside<kTokens, S::kBlockWarps>(p, routed);
       count_tokens<kTokens, S::kBlockWarps>(p, routed, plan.count);
       __syncthreads();
       if (warp == 0) build_plan(plan, p, plan.count[lane], S::kMaxCols, S::kStageK, true, true);

@@ -285,7 +285,7 @@ __device__ __forceinline__ void produce_weights(const Problem& p, const Plan& pl
     if (lane == 0) end.push(queue, item);
     if (item >= plan.items) break;
     int next = 0;
-    if (lane == 0) next = atomicAdd(p.zero.ticket, 1);  // on its way while this item streams
+    if (lane == 0) next = draw(p.zero.ticket);  // on its way while this item streams
     const Segment s = segment_of<S::kOneGroup>(p, plan, item, S::kStageK);
     if (lane == 0) {
       loader.start(p, s, w13, w2);
@@ -316,7 +316,7 @@ __device__ __forceinline__ void produce_routed_weights(const Problem& p, const P
     __syncwarp();
     if (item >= plan.items1) rows.finish(p);
     if (item >= plan.items) break;
-    if (lane == 0) item = atomicAdd(p.zero.ticket, 1);  // on its way while this item streams
+    if (lane == 0) item = draw(p.zero.ticket);  // on its way while this item streams
     // Once the ring is full of this item there is time for zeros, and to work out the next item, which is in the queue, as a rule,
     // before anyone is done with this one.
     k = min(s.k0 + S::kStages, s.k1);
@@ -374,7 +374,7 @@ __device__ __forceinline__ void produce_many_weights(const Problem& p, const Pla
     __syncwarp();
     if (item >= plan.items1) rows.finish(p);
     if (item >= plan.items) break;
-    if (lane == 0) item = atomicAdd(p.zero.ticket, 1);  // on its way while this item streams
+    if (lane == 0) item = draw(p.zero.ticket);  // on its way while this item streams
     map = s.phase ? w2 : w13;
     row0 = s.phase ? s.expert * p.hidden + s.block * kTileRows : s.expert * 2 * p.inter + s.block * kBoxRows;
     row1 = row0 + (s.phase ? kBoxRows : p.inter);

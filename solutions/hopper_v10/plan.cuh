@@ -49,7 +49,11 @@ constexpr int most_cut() {
   return most;
 }
 static_assert(most_cut() == kMostCut, "what the workspace has room for");
-__device__ __forceinline__ int gemm2_pieces(int groups) { return groups <= 2 ? 8 : groups <= 4 ? 4 : 2; }
+// At T <= 16 smaller pieces let the last multiprocessors end closer together.
+template <bool kFew>
+__device__ __forceinline__ int gemm2_pieces(int groups) {
+  return groups <= 2 ? 8 : kFew || groups <= 4 ? 4 : 2;
+}
 
 // Called by one whole warp; lane e brings the tokens of expert e. `plan` is in shared memory. `stage_k` is the K of one
 // pipeline stage: no piece is shorter. GEMM2 tiles whose results are not summed in fp32 are not cut.
@@ -85,7 +89,7 @@ __device__ __forceinline__ void build_plan(Plan& plan, const Problem& p, int n, 
     plan.max_cols = max_cols;
     plan.even = even;
     plan.pieces[0] = even ? min(gemm1_pieces(groups), p.hidden / stage_k) : 1;  // rows.cuh sums no cut tiles
-    plan.pieces[1] = cut_gemm2 ? min(gemm2_pieces(groups), p.inter / stage_k) : 1;
+    plan.pieces[1] = cut_gemm2 ? min(gemm2_pieces<kFew>(groups), p.inter / stage_k) : 1;
     plan.items1 = groups * tile_blocks(p, 0) * plan.pieces[0];
     plan.items = plan.items1 + groups * tile_blocks(p, 1) * plan.pieces[1];
   }

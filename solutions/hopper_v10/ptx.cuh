@@ -77,6 +77,14 @@ __device__ __forceinline__ float load_shared(uint32_t at) {
   return v;
 }
 
+// The next number of a counter; by one lane. From its addition the compiler would make one by the warp, with a shuffle that waits for the
+// result there and then, not where it is used.
+__device__ __forceinline__ int draw(int* counter) {
+  int number;
+  asm volatile("atom.inc.relaxed.gpu.global.u32 %0, [%1], %2;" : "=r"(number) : "l"(counter), "r"(0x7fffffff));
+  return number;
+}
+
 // The same in all lanes of a warp.
 __device__ __forceinline__ uint32_t uniform(uint32_t v) { return __shfl_sync(~0u, v, 0); }
 

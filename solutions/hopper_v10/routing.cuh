@@ -66,14 +66,23 @@ __device__ __forceinline__ void sort_lane(uint32_t (&key)[8], uint32_t& order) {
   for (int i = 0; i < 8; ++i) order |= index[i] << 4 * i;
 }
 
+// What a lane knows of a token that its warp routes at T <= 16.
+struct Choice {
+  float score[8];   // of this lane's experts
+  uint32_t chosen;  // bit i: expert 8 * lane + i has been chosen
+  uint32_t mine;    // the same as bits of local experts
+  uint32_t mask;    // those of all lanes
+};
+
 // One warp routes N tokens side by side: each is a chain of dependent shuffles, and the chains of several hide each other's
 // latency. Lane l holds experts 8 l .. 8 l + 7, so a group of 32 experts is 4 neighbouring lanes. `raw[n]` is this lane's logits
 // of token n. On return lane k < 8 holds the k-th chosen expert of each token and its combine weight. Ties go to the
 // lower index. The sigmoid is written with expf and a true division, as the reference computes it, because near-ties decide
 // which expert is read.
-template <int N>
+// kChoice: of one token, `score` and `chosen` instead. The choice is the same, but no lane learns of the others'.
+template <int N, bool kChoice = false>
 __device__ __forceinline__ void route_tokens(const float4 (&raw)[N][2], const float (&bias)[8], float scaling, int (&expert)[N],
-                                             float (&weight)[N]) {
+                                             float (&weight)[N], Choice* choice = nullptr) {
   const int lane = threadIdx.x % 32;
   float score[N][8];
   uint32_t key[N][8];
@@ -125,39 +134,57 @@ __device__ __forceinline__ void route_tokens(const float4 (&raw)[N][2], const fl
   // The best of what the lanes have left is the first of one of them; the lowest lane among equals has the lowest index. At least
   // 128 keys are not zero.
   const uint32_t lanes_before = (1u << lane) - 1;
-#pragma unroll 1
-  for (int k = 0; k < kTopK; ++k) {
+  if constexpr (kChoice) {
+    static_assert(N == 1);
+    choice->chosen = 0;
 #pragma unroll
-    for (int n = 0; n < N; ++n) {
-      const uint32_t best = __reduce_max_sync(~0u, key[n][0]);
-      const unsigned equal = __ballot_sync(~0u, key[n][0] == best);
-      const int owner = __ffs(equal) - 1;
-      const int chosen = 8 * owner + (__shfl_sync(~0u, order[n], owner) & 7);
-      if (lane == k) expert[n] = chosen;
-      if (key[n][0] == best && (equal & lanes_before) == 0) {
+    for (int k = 0; k < kTopK; ++k) {
+      const uint32_t best = __reduce_max_sync(~0u, key[0][0]);
+      const unsigned equal = __ballot_sync(~0u, key[0][0] == best);
+      if (key[0][0] == best && (equal & lanes_before) == 0) {
+        choice->chosen |= 1u << (order[0] & 7);
 #pragma unroll
-        for (int i = 0; i < 7; ++i) key[n][i] = key[n][i + 1];
-        key[n][7] = 0;
-        order[n] >>= 4;
+        for (int i = 0; i < kTopK - 1 - k; ++i) key[0][i] = key[0][i + 1];
+        order[0] >>= 4;
       }
     }
-  }
-  float sum[N];
 #pragma unroll
-  for (int n = 0; n < N; ++n) {
-    float s = 0.0f;
+    for (int i = 0; i < 8; ++i) choice->score[i] = score[0][i];
+  } else {
+#pragma unroll 1
+    for (int k = 0; k < kTopK; ++k) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const float other = __shfl_sync(~0u, score[n][i], expert[n] >> 3);
-      s = (expert[n] & 7) == i ? other : s;
+      for (int n = 0; n < N; ++n) {
+        const uint32_t best = __reduce_max_sync(~0u, key[n][0]);
+        const unsigned equal = __ballot_sync(~0u, key[n][0] == best);
+        const int owner = __ffs(equal) - 1;
+        const int chosen = 8 * owner + (__shfl_sync(~0u, order[n], owner) & 7);
+        if (lane == k) expert[n] = chosen;
+        if (key[n][0] == best && (equal & lanes_before) == 0) {
+#pragma unroll
+          for (int i = 0; i < 7; ++i) key[n][i] = key[n][i + 1];
+          key[n][7] = 0;
+          order[n] >>= 4;
+        }
+      }
     }
-    weight[n] = lane < kTopK ? s : 0.0f;
-    sum[n] = 0.0f;
+    float sum[N];
 #pragma unroll
-    for (int k = 0; k < kTopK; ++k) sum[n] += __shfl_sync(~0u, s, k);
+    for (int n = 0; n < N; ++n) {
+      float s = 0.0f;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const float other = __shfl_sync(~0u, score[n][i], expert[n] >> 3);
+        s = (expert[n] & 7) == i ? other : s;
+      }
+      weight[n] = lane < kTopK ? s : 0.0f;
+      sum[n] = 0.0f;
+#pragma unroll
+      for (int k = 0; k < kTopK; ++k) sum[n] += __shfl_sync(~0u, s, k);
+    }
+#pragma unroll
+    for (int n = 0; n < N; ++n) weight[n] = weight[n] / (sum[n] + 1e-20f) * scaling;
   }
-#pragma unroll
-  for (int n = 0; n < N; ++n) weight[n] = weight[n] / (sum[n] + 1e-20f) * scaling;
 }
 
 __device__ __forceinline__ void load_bias(const __nv_bfloat16* bias, float (&b)[8]) {
@@ -196,6 +223,43 @@ __device__ __forceinline__ void store_record(const Problem& p, int expert, float
   if (lane == 0) *mask = bits;
 }
 
+// T <= 16: chooses a token's experts, which is all that loading weights waits for.
+template <int kTokens>
+__device__ __forceinline__ void choose_experts(const Problem& p, int token, Routed<kTokens>& r, Choice& choice) {
+  const int lane = threadIdx.x % 32;
+  float4 raw[1][2];
+  float bias[8];
+  int expert[1];
+  float weight[1];
+  load_logits(p, token, raw[0]);
+  load_bias(p.bias, bias);
+  route_tokens<1, true>(raw, bias, p.scaling, expert, weight, &choice);
+  const int shift = 8 * lane - p.expert_offset;
+  const uint32_t bits = shift >= 32 || shift <= -8 ? 0 : shift >= 0 ? choice.chosen << shift : choice.chosen >> -shift;
+  choice.mine = bits & (~0u >> (32 - p.experts));
+  choice.mask = __reduce_or_sync(~0u, choice.mine);
+  if (lane == 0) r.mask[token] = choice.mask;
+}
+
+// Their combine weights.
+template <int kTokens>
+__device__ __forceinline__ void weigh_experts(const Problem& p, int token, Routed<kTokens>& r, const Choice& choice) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sum += choice.chosen >> i & 1 ? choice.score[i] : 0.0f;
+#pragma unroll
+  for (int d = 1; d < 32; d *= 2) sum += __shfl_xor_sync(~0u, sum, d);
+  for (uint32_t left = choice.mine; left != 0; left &= left - 1) {
+    const int local = __ffs(left) - 1;
+    const int i = (local + p.expert_offset) % 8;
+    float score = choice.score[0];
+#pragma unroll
+    for (int j = 1; j < 8; ++j) score = i == j ? choice.score[j] : score;
+    r.weight[token * kTopK + __popc(choice.mask & ((1u << local) - 1))] = score / (sum + 1e-20f) * p.scaling;
+  }
+  __syncwarp();
+}
+
 // This warp's tokens, kRounds at most: warp, warp + kBlockWarps, ...
 template <int kTokens, int kBlockWarps, int kRounds>
 __device__ __forceinline__ void route_share(const Problem& p, Routed<kTokens>& r, float (&bias)[8]) {
@@ -215,20 +279,15 @@ __device__ __forceinline__ void route_share(const Problem& p, Routed<kTokens>& r
   }
 }
 
-// Up to kRoutedByAll tokens each thread block routes all of them. Beyond, thread blocks draw tokens, publish what they found
-// and wait for the rest; only tokens that were drawn, by running thread blocks, are waited for. Ends with __syncthreads.
+// T = 17 to 128. Up to kRoutedByAll tokens each thread block routes all of them. Beyond, thread blocks draw tokens, publish what they
+// found and wait for the rest; only tokens that were drawn, by running thread blocks, are waited for. Ends with __syncthreads.
 template <int kTokens, int kBlockWarps>
 __device__ __forceinline__ void route_inside(const Problem& p, Routed<kTokens>& r) {
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   float bias[8];
-  if (kTokens <= kRoutedByAll || p.tokens <= kRoutedByAll) {
-    constexpr int kMost = kTokens < kRoutedByAll ? kTokens : kRoutedByAll;
-    if (kMost <= kBlockWarps || p.tokens <= kBlockWarps) {
-      route_share<kTokens, kBlockWarps, 1>(p, r, bias);
-    } else {
-      route_share<kTokens, kBlockWarps, (kMost + kBlockWarps - 1) / kBlockWarps>(p, r, bias);
-    }
+  if (p.tokens <= kRoutedByAll) {
+    route_share<kTokens, kBlockWarps, (kRoutedByAll + kBlockWarps - 1) / kBlockWarps>(p, r, bias);
     __syncthreads();
     return;
   }

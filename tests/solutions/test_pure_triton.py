@@ -1,4 +1,4 @@
-"""triton_v4 and triton_v5 against the reference under Triton's interpreter, at the small sibling's sizes."""
+"""triton_v4, triton_v5 and triton_v6 against the reference under Triton's interpreter, at the small sibling's sizes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,11 +19,20 @@ pytestmark = [
 ]
 # A quarter of the sibling's work, for tests of what does not depend on the sizes.
 SMALL = {"hidden": 256, "inter": 128}
-ENTRIES = ("one", "few", "some", "many", "most")
+ENTRIES = {
+    "triton_v4": ("one", "few", "some", "many", "most"),
+    "triton_v5": ("one", "few", "some", "many", "most"),
+    "triton_v6": ("one", "few", "several", "some", "many", "most"),
+}
+each_entry = pytest.mark.parametrize(
+    ("variant", "entry"),
+    [(v, e) for v, names in ENTRIES.items() for e in names],
+    indirect=["variant"],
+)
 Run = Callable[..., None]
 
 
-@pytest.fixture(params=["triton_v4", "triton_v5"])
+@pytest.fixture(params=ENTRIES)
 def variant(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -70,7 +79,7 @@ def test_shaped_routing(run: Run, routing: str, offset: int) -> None:
     run_and_check(run, moe_cases.make_inputs(4, offset, routing, **SMALL), routing)
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@each_entry
 @pytest.mark.parametrize(("tokens", "routing"), [(130, "one_expert"), (3, "half_local")])
 def test_every_table_entry(run: Run, entry: str, tokens: int, routing: str) -> None:
     """One expert with 130 rows has several row blocks in every entry, the last of them partly empty."""
@@ -95,7 +104,7 @@ def test_changing_calls_on_one_module(run: Run) -> None:
         run_and_check(run, inputs, f"call {seed}, {routing}", entry)
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@each_entry
 def test_bits_do_not_depend_on_the_order_of_rows(run: Run, entry: str) -> None:
     """On a GPU tokens enter an expert's row list in any order; here reversing the batch reverses it."""
     inputs = moe_cases.make_inputs(40, 32, "one_expert", **SMALL)
@@ -175,9 +184,9 @@ def test_no_tokens(run: Run) -> None:
     run(*none.args(), torch.empty(0, 512, dtype=torch.bfloat16))
 
 
-def test_table_is_sorted_and_complete(run: Run) -> None:
+def test_table_is_sorted_and_complete(run: Run, variant: str) -> None:
     tiles = moe_cases.module(run, "tiles")
-    assert tuple(entry.name for entry in tiles.TABLE) == ENTRIES
+    assert tuple(entry.name for entry in tiles.TABLE) == ENTRIES[variant]
     assert all(a.max_tokens < b.max_tokens for a, b in pairwise(tiles.TABLE))
     for entry in tiles.TABLE[:-1]:
         assert tiles.tiles_for(entry.max_tokens) is entry

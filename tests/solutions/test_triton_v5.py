@@ -1,4 +1,7 @@
-"""triton_v5's prepared launches, with stand-ins for compiled kernels, and its choice of f8 parts."""
+"""triton_v5's prepared launches, with stand-ins for compiled kernels, and its choice of f8 parts.
+
+What triton_v6 has in common with it is tested for both.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +26,11 @@ Run = Callable[..., None]
 @pytest.fixture
 def run() -> Run:
     return moe_cases.load_variant("triton_v5")
+
+
+@pytest.fixture(params=["triton_v5", "triton_v6"])
+def either(request: pytest.FixtureRequest) -> Run:
+    return moe_cases.load_variant(request.param)
 
 
 class Compiled:
@@ -73,13 +81,15 @@ def test_a_plan_launches_what_triton_launched(run: Run, monkeypatch: pytest.Monk
             assert grid == step.grid and stream == STREAM, f"{tiles.name} {name}"
 
 
-def test_arguments_that_plans_change_are_not_specialised(run: Run) -> None:
+def test_arguments_that_plans_change_are_not_specialised(either: Run) -> None:
     """A kernel compiled for one offset, factor or T must serve all."""
-    launch = moe_cases.module(run, "launch")
+    launch = moe_cases.module(either, "launch")
     inputs = moe_cases.make_inputs(2, 0)
     *tensors, _, _ = inputs.args()
     args = launch.Arguments(*tensors, moe_cases.poisoned_output(inputs))
-    for step in launch.fields_of(launch.steps_for(args, moe_cases.module(run, "tiles").TABLE[0])):
+    for step in launch.fields_of(
+        launch.steps_for(args, moe_cases.module(either, "tiles").TABLE[0])
+    ):
         runtime = [n for n in step.kernel.arg_names if n not in step.constants]
         numbers = {n for n in runtime if not n.endswith("_ptr")}
         source = Path(step.kernel.fn.__code__.co_filename).read_text()
@@ -87,8 +97,8 @@ def test_arguments_that_plans_change_are_not_specialised(run: Run) -> None:
         assert all(f'"{name}"' in head for name in numbers), (step.kernel.fn.__name__, head)
 
 
-def test_a_plan_goes_when_a_buffer_moves(run: Run) -> None:
-    workspace = moe_cases.module(run, "workspace").Workspace(torch.device("cpu"))
+def test_a_plan_goes_when_a_buffer_moves(either: Run) -> None:
+    workspace = moe_cases.module(either, "workspace").Workspace(torch.device("cpu"))
     workspace.get("rows", (4, 8), torch.int32)
     workspace.plans["key"] = "plan"
     workspace.get("rows", (4, 7), torch.int32)
@@ -97,8 +107,8 @@ def test_a_plan_goes_when_a_buffer_moves(run: Run) -> None:
     assert workspace.plans == {}
 
 
-def test_streams_and_devices_have_workspaces_of_their_own(run: Run) -> None:
-    workspaces = moe_cases.module(run, "workspace").Workspaces()
+def test_streams_and_devices_have_workspaces_of_their_own(either: Run) -> None:
+    workspaces = moe_cases.module(either, "workspace").Workspaces()
     first = workspaces.get(-1, 1)
     assert workspaces.get(-1, 1) is first and workspaces.get(-1, 2) is not first
     workspaces.drop(-1, 1)
