@@ -63,5 +63,7 @@ def test_wrong_profile(tmp_path: Path, old: str, new: str, words: list[str]) -> 
 
 
 def test_unknown_profile_names_the_known() -> None:
-    with pytest.raises(HarnessError, match="no such profile; there are: contest, contest-quick, quick, seed"):
+    with pytest.raises(
+        HarnessError, match="no such profile; there are: contest, contest-quick, quick, seed"
+    ):
         load_profile(CONFIGS, "sead")
