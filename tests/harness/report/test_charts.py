@@ -119,7 +119,7 @@ def inside(root: ElementTree.Element, where: list[tuple[str | None, str | None]]
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
 def test_committed_charts_are_drawn_byte_for_byte(folder: Path):
     drawn = {f"{n}.svg": draw(c).encode() for n, c in charts(load_record(folder)).items()}
-    assert drawn == {p.name: p.read_bytes() for p in (folder / "charts").iterdir()}
+    assert drawn == {p.name: p.read_bytes() for p in (folder / "charts").glob("*")}
 
 
 def test_settings_of_the_user_change_nothing():
