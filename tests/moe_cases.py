@@ -33,6 +33,14 @@ SHAPED = (
     ("half_local", 224),
 )
 """Routings of `make_inputs` with an offset: the first, an odd and the last one, each with and without local experts."""
+TINY = {"hidden": 256, "inter": 128}
+"""Sizes for `make_inputs`: a quarter of the sibling's work, for tests of what does not depend on them."""
+TILE_ENTRIES = {
+    "triton_v4": ("one", "few", "some", "many", "most"),
+    "triton_v5": ("one", "few", "some", "many", "most"),
+    "triton_v6": ("one", "few", "several", "some", "many", "most"),
+}
+"""The solutions in pure Triton with a table of tiles, and its entries in order."""
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn)
 
 _counter = itertools.count()

@@ -23,7 +23,6 @@ pytestmark = [
     # exp(-gate) may overflow to infinity, which gives the limit wanted.
     pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning"),
 ]
-SMALL = {"hidden": 256, "inter": 128}
 Run = Callable[..., None]
 
 
@@ -134,7 +133,7 @@ def run_and_check(run: Run, inputs: moe_cases.Inputs, what: str, **options: obje
 @pytest.mark.parametrize(("tokens", "offset"), [(1, 0), (7, 32), (57, 77), (300, 224)])
 def test_random_routing(run: Run, tokens: int, offset: int) -> None:
     """Both layouts of the table."""
-    size = SMALL if tokens == 300 else {}
+    size = moe_cases.TINY if tokens == 300 else {}
     run_and_check(run, moe_cases.make_inputs(tokens, offset, seed=tokens, **size), "random")
 
 
@@ -145,7 +144,7 @@ def test_random_routing(run: Run, tokens: int, offset: int) -> None:
 )
 def test_every_layout(run: Run, align: int, masked: bool, tokens: int, routing: str) -> None:
     layout = moe_cases.module(run, "layouts").Layout(align=align, masked=masked)
-    inputs = moe_cases.make_inputs(tokens, 77, routing, **SMALL)
+    inputs = moe_cases.make_inputs(tokens, 77, routing, **moe_cases.TINY)
     run_and_check(run, inputs, f"{layout} {routing}", layout=layout)
 
 
@@ -163,13 +162,13 @@ def test_changing_calls_on_one_module(run: Run) -> None:
         (7, 32, "random", None),
     ]
     for seed, (tokens, offset, routing, layout) in enumerate(calls):
-        inputs = moe_cases.make_inputs(tokens, offset, routing, seed=seed, **SMALL)
+        inputs = moe_cases.make_inputs(tokens, offset, routing, seed=seed, **moe_cases.TINY)
         run_and_check(run, inputs, f"call {seed}, {routing}", layout=layout)
 
 
 def test_call_after_a_failed_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that dies after routing leaves counts behind; the next one must not add to them."""
-    inputs = moe_cases.make_inputs(3, 32, "all_local", **SMALL)
+    inputs = moe_cases.make_inputs(3, 32, "all_local", **moe_cases.TINY)
     with monkeypatch.context() as broken:
         broken.setattr(moe_cases.module(run, "main"), "grouped_gemm", None)
         with pytest.raises(TypeError):

@@ -17,22 +17,15 @@ pytestmark = [
     # exp(-gate) may overflow to infinity, which gives the limit wanted.
     pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning"),
 ]
-# A quarter of the sibling's work, for tests of what does not depend on the sizes.
-SMALL = {"hidden": 256, "inter": 128}
-ENTRIES = {
-    "triton_v4": ("one", "few", "some", "many", "most"),
-    "triton_v5": ("one", "few", "some", "many", "most"),
-    "triton_v6": ("one", "few", "several", "some", "many", "most"),
-}
 each_entry = pytest.mark.parametrize(
     ("variant", "entry"),
-    [(v, e) for v, names in ENTRIES.items() for e in names],
+    [(v, e) for v, names in moe_cases.TILE_ENTRIES.items() for e in names],
     indirect=["variant"],
 )
 Run = Callable[..., None]
 
 
-@pytest.fixture(params=ENTRIES)
+@pytest.fixture(params=moe_cases.TILE_ENTRIES)
 def variant(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -71,19 +64,19 @@ def test_random_routing(run: Run, tokens: int, offset: int) -> None:
 
 
 def test_random_routing_of_a_larger_batch(run: Run) -> None:
-    run_and_check(run, moe_cases.make_inputs(130, 201, **SMALL), "random")
+    run_and_check(run, moe_cases.make_inputs(130, 201, **moe_cases.TINY), "random")
 
 
 @pytest.mark.parametrize(("routing", "offset"), moe_cases.SHAPED)
 def test_shaped_routing(run: Run, routing: str, offset: int) -> None:
-    run_and_check(run, moe_cases.make_inputs(4, offset, routing, **SMALL), routing)
+    run_and_check(run, moe_cases.make_inputs(4, offset, routing, **moe_cases.TINY), routing)
 
 
 @each_entry
 @pytest.mark.parametrize(("tokens", "routing"), [(130, "one_expert"), (3, "half_local")])
 def test_every_table_entry(run: Run, entry: str, tokens: int, routing: str) -> None:
     """One expert with 130 rows has several row blocks in every entry, the last of them partly empty."""
-    size = SMALL if tokens == 130 else {}
+    size = moe_cases.TINY if tokens == 130 else {}
     inputs = moe_cases.make_inputs(tokens, 77, routing, **size)
     run_and_check(run, inputs, f"{entry} {routing}", entry)
 
@@ -100,14 +93,14 @@ def test_changing_calls_on_one_module(run: Run) -> None:
         (7, 32, "random", None),
     ]
     for seed, (tokens, offset, routing, entry) in enumerate(calls):
-        inputs = moe_cases.make_inputs(tokens, offset, routing, seed=seed, **SMALL)
+        inputs = moe_cases.make_inputs(tokens, offset, routing, seed=seed, **moe_cases.TINY)
         run_and_check(run, inputs, f"call {seed}, {routing}", entry)
 
 
 @each_entry
 def test_bits_do_not_depend_on_the_order_of_rows(run: Run, entry: str) -> None:
     """On a GPU tokens enter an expert's row list in any order; here reversing the batch reverses it."""
-    inputs = moe_cases.make_inputs(40, 32, "one_expert", **SMALL)
+    inputs = moe_cases.make_inputs(40, 32, "one_expert", **moe_cases.TINY)
     mirrored = replace(
         inputs,
         routing_logits=inputs.routing_logits.flip(0).contiguous(),
@@ -154,7 +147,7 @@ def test_strided_inputs_and_tensor_scalars(run: Run) -> None:
 
 
 def test_inputs_are_left_alone(run: Run) -> None:
-    inputs = moe_cases.make_inputs(3, 32, **SMALL)
+    inputs = moe_cases.make_inputs(3, 32, **moe_cases.TINY)
     before = inputs.clone()
     run_and_check(run, inputs, "inputs")
     for name, tensor in inputs.__dict__.items():
@@ -165,7 +158,7 @@ def test_inputs_are_left_alone(run: Run) -> None:
 
 def test_call_after_a_failed_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that dies after routing leaves counts behind; the next one must not add to them."""
-    inputs = moe_cases.make_inputs(3, 32, "all_local", **SMALL)
+    inputs = moe_cases.make_inputs(3, 32, "all_local", **moe_cases.TINY)
     with monkeypatch.context() as broken:
         broken.setattr(moe_cases.module(run, "launch"), "gemm2_kernel", None)
         with pytest.raises(TypeError):
@@ -186,7 +179,7 @@ def test_no_tokens(run: Run) -> None:
 
 def test_table_is_sorted_and_complete(run: Run, variant: str) -> None:
     tiles = moe_cases.module(run, "tiles")
-    assert tuple(entry.name for entry in tiles.TABLE) == ENTRIES[variant]
+    assert tuple(entry.name for entry in tiles.TABLE) == moe_cases.TILE_ENTRIES[variant]
     assert all(a.max_tokens < b.max_tokens for a, b in pairwise(tiles.TABLE))
     for entry in tiles.TABLE[:-1]:
         assert tiles.tiles_for(entry.max_tokens) is entry
