@@ -5,6 +5,7 @@ Run with `pytest -m gpu tests/gpu`; needs sgl_kernel and about 40 GB of GPU memo
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from harness.environment import build_variables, visible_gpus
+from harness.manifest import Variant
 from harness.plan import unmet
 from tests import moe_cases
 from tests.harness.folders import discover
@@ -43,14 +45,18 @@ def variant(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Callable[..., None]]:
     """Name and entry point; one module for all tests, so that its state meets every T."""
+    return request.param.label, load(request.param, tmp_path_factory.mktemp("kernels"))
+
+
+def load(variant: Variant, cache: Path) -> Callable[..., None]:
+    """The entry point, built for the first GPU; skips where it cannot run there."""
     gpu = visible_gpus()[0]
-    if reason := unmet(request.param, gpu):
+    if reason := unmet(variant, gpu):
         pytest.skip(reason)
-    capability, cache = gpu.info.compute_capability, tmp_path_factory.mktemp("kernels")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in build_variables(capability, cache).items():
+        for name, value in build_variables(gpu.info.compute_capability, cache).items():
             patch.setenv(name, value)
-        return request.param.label, moe_cases.load_variant(request.param.folder.name)
+        return moe_cases.load_variant(variant.folder.name)
 
 
 def full_size(tokens: int, offset: int, routing: str = "random", seed: int = 0) -> moe_cases.Inputs:

@@ -1,0 +1,59 @@
+// Sizes that every file of this solution shares. A tile's "rows" are weight rows (output features) and its "columns" tokens: the
+// weights are the M operand of wgmma and the tokens its N operand, so that one token costs 8 columns, not 64 rows. Only in
+// rows.cuh, for large groups, it is the other way round. Rows of x and act are those of tokens.
+#pragma once
+
+#include <cstdint>
+
+// 1: spins that last seconds trap. For a build by hand, never for a benchmark.
+#ifndef MOE_DEBUG
+#define MOE_DEBUG 0
+#endif
+
+// The namespace bears the folder's name: static variables of inline functions are unique in a process, across all shared
+// libraries, so two solutions that are loaded together must not share one.
+namespace hopper_v11 {
+
+constexpr int kScaleBlock = 128;  // elements per scale, along K and along weight rows
+constexpr int kBoxRows = 128;     // weight rows per TMA box
+constexpr int kBoxes = 2;         // boxes per tile: (up, gate) in GEMM1, two neighbouring row blocks in GEMM2
+constexpr int kTileRows = kBoxes * kBoxRows;
+constexpr int kChunkBytes = kBoxRows * kScaleBlock;  // one box, 128 of K
+
+// Up to this many tokens routing happens in the kernel that multiplies, and the output is summed in fp32.
+constexpr int kRoutedInside = 128;
+// Up to this many tokens every thread block routes all of them: two a warp take less time than asking the others.
+constexpr int kRoutedByAll = 24;
+// A GEMM1 tile is cut along K only with so few groups of tokens.
+constexpr int kMaxSplitGroups = 10;
+
+// Columns times pieces of a GEMM1 tile, over all groups, for each token: eight groups in seven pieces (gemm1_pieces).
+constexpr int kMostCut = 56;
+
+// Up to this many active experts the weights leave the L2 first, so that a call does not wait for dirty lines of whoever ran
+// before it to be written back. With more experts that costs more than it saves.
+constexpr int kEvictFirstExperts = 10;
+
+// Where thread blocks take groups of up to 128 tokens, groups with more than this have the tokens as M (rows.cuh).
+constexpr int kRowsBeyond = 80;
+// The same where a warpgroup takes groups of up to 64 tokens, routed before.
+constexpr int kTeamRowsBeyond = 32;
+
+constexpr int kTopK = 8;
+constexpr int kNumExperts = 256;
+constexpr int kNumGroups = 8;
+constexpr int kTopGroups = 4;
+constexpr int kMaxLocalExperts = 32;  // bits of a token's record
+
+constexpr int kConsumerWarps = 8;  // two warpgroups, each owning 64 rows of either box
+constexpr int kConsumerThreads = kConsumerWarps * 32;
+constexpr int kRowLoaderThreads = 64;   // two warps gather token rows
+constexpr int kScaleLoaderThreads = 32; // one warp fetches scales
+constexpr int kThreads = kConsumerThreads + 32 /* TMA warp */ + kRowLoaderThreads + kScaleLoaderThreads;
+constexpr int kWarps = kThreads / 32;
+// T <= 16: with four more warps, which end when the lists are made, each token has a warp of its own.
+constexpr int kRoutingWarps = 16;
+
+constexpr float kFp8Max = 448.0f;
+
+}  // namespace hopper_v11
