@@ -30,9 +30,12 @@ constexpr int kMaxSplitGroups = 10;
 // Columns times pieces of a GEMM1 tile, over all groups, for each token: eight groups in seven pieces (gemm1_pieces).
 constexpr int kMostCut = 56;
 
-// Up to this many active experts the weights leave the L2 first, so that a call does not wait for dirty lines of whoever ran
-// before it to be written back. With more experts that costs more than it saves.
+// Weights are read once where a group has all tokens of its expert, and leave the L2 before anything else then. Up to this many active
+// experts they do from the start, and displace few of the dirty lines of whoever ran before.
 constexpr int kEvictFirstExperts = 10;
+// With more experts a call displaces them anyway, over all its time if weights only displace each other. So up to 1,200 tokens the first
+// weights that a thread block loads have no hint: 1.5 MB each, on 132 multiprocessors four times the L2's 50 MB.
+constexpr int kUnhintedBytes = 3 << 19;
 
 // Where thread blocks take groups of up to 128 tokens, groups with more than this have the tokens as M (rows.cuh).
 constexpr int kRowsBeyond = 80;

@@ -216,7 +216,7 @@ __device__ __forceinline__ Segment segment_at(const Problem&, const Plan&, const
 // Loads the weights of consecutive steps; one thread. It keeps to Shape::kInFlight where boxes land apart.
 template <class S>
 struct WeightLoader {
-  bool evict_first;
+  int unhinted;  // boxes to load before `policy` holds
   uint64_t policy = policy_evict_first();
   const CUtensorMap* map = nullptr;
   int row0 = 0, row1 = 0;  // first rows of the two boxes
@@ -225,7 +225,8 @@ struct WeightLoader {
   uint32_t landed[S::kLandedApart ? S::kInFlight : 1];
   uint32_t parity[S::kLandedApart ? S::kInFlight : 1];
 
-  __device__ __forceinline__ explicit WeightLoader(const Plan& plan) : evict_first(plan.active <= kEvictFirstExperts) {}
+  __device__ __forceinline__ explicit WeightLoader(const Plan& plan)
+      : unhinted(plan.active <= kEvictFirstExperts ? 0 : kUnhintedBytes / S::kBoxBytes) {}
 
   // W2 with an odd number of 128-row blocks: the last box reads a neighbour's rows or, past the end of the tensor, zeros; its
   // results are dropped.
@@ -249,10 +250,11 @@ struct WeightLoader {
         }
         const uint32_t to = ring.weights() + box * S::kBoxBytes;
         const int row = box == 0 ? row0 : row1;
-        if (evict_first) {
-          tma_load(to, map, row, k * S::kChunks, bar, policy);
-        } else {
+        if (unhinted > 0) {
+          --unhinted;
           tma_load(to, map, row, k * S::kChunks, bar);
+        } else {
+          tma_load(to, map, row, k * S::kChunks, bar, policy);
         }
       }
       ring.advance();
