@@ -161,11 +161,20 @@ class Launches:
     """Launches in order, in the context that is current when they are made."""
 
     def __init__(self, launches: Sequence[Launch]) -> None:
+        """
+        Args:
+            launches: in order.
+
+        Raises:
+            Unsupported: no context is current.
+        """
         self._keep = launches
         self._arguments = [launch.arguments for launch in launches]
         self._call = library().cuLaunchKernelEx
         self._context = ctypes.c_void_p()
-        library().cuCtxGetCurrent(ctypes.byref(self._context))
+        code = library().cuCtxGetCurrent(ctypes.byref(self._context))
+        if code != SUCCESS or not self._context:
+            raise Unsupported(f"cuCtxGetCurrent returned CUresult {code}, {self._context}")
 
     def __call__(self) -> None:
         call = self._call

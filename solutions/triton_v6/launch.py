@@ -2,8 +2,8 @@
 
 Triton's launcher looks a kernel up by the properties of all its arguments on every launch, which costs the host several
 times what the launch itself does. A plan keeps what the lookup found for one stream and one set of shapes. No address of
-the caller's is part of it, so it serves any tensors of these shapes; only they must be aligned as the kernels were compiled
-for.
+the caller's is part of it, so it serves any tensors that have the same shapes, strides, types and device (`Plan.fits`); only
+they must be aligned as the kernels were compiled for.
 """
 
 import ctypes
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import triton
 
+from .arguments import guard
 from .driver import POINTER, Launch, Launches, Place
 from .gemm import combine_kernel, gemm1_kernel, gemm2_kernel
 from .routing import route_kernel
@@ -176,6 +177,7 @@ class Plan:
         self,
         steps: Steps,
         compiled: tuple[Any, ...],
+        tensors: tuple[torch.Tensor, ...],
         buffers: Buffers,
         num_tokens: int,
         stream: int,
@@ -184,6 +186,7 @@ class Plan:
         Args:
             steps: the launches of a call, which are on their way.
             compiled: what they returned.
+            tensors: the call's, the fields of Arguments in order.
             buffers: what they use.
             num_tokens: T.
             stream: raw handle.
@@ -191,6 +194,8 @@ class Plan:
         Raises:
             Unsupported: a kernel can only be launched through Triton's launcher.
         """
+        self.fits = guard(tensors)
+        """Whether tensors, as many arguments, are like the ones it was made of."""
         held = [t.data_ptr() for t in fields_of(buffers)]
         self._keep = buffers, compiled
         self._values = ctypes.create_string_buffer(self._VALUES.size)

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 
 import torch
 
+from .arguments import check, scalars
 from .driver import Unsupported
 from .launch import ALIGNMENT, Arguments, Plan, fields_of, launch, steps_for
 from .tiles import Tiles, tiles_for
@@ -17,8 +18,8 @@ _WORKSPACES = Workspaces()
 _raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
 _current_device = getattr(torch._C, "_cuda_getDevice", None)
 _is_capturing = torch.cuda.is_current_stream_capturing
+_device = torch.Tensor.get_device
 _address = torch.Tensor.data_ptr
-_is_contiguous = torch.Tensor.is_contiguous
 
 
 def run(
@@ -63,8 +64,7 @@ def run(
             gemm2_weights_scale,
             output,
         ),
-        int(local_expert_offset),
-        float(routed_scaling_factor),
+        *scalars(local_expert_offset, routed_scaling_factor),
         None,
     )
 
@@ -96,8 +96,7 @@ def run_with(
             gemm2_weights_scale,
             output,
         ),
-        int(local_expert_offset),
-        float(routed_scaling_factor),
+        *scalars(local_expert_offset, routed_scaling_factor),
         tiles,
     )
 
@@ -113,28 +112,28 @@ def _run(
         factor: multiplies the normalised combine weights.
         tiles: entry of the tile table; default: the one for T.
     """
-    logits, _, x, _, _, _, w2, _, _ = tensors
-    device = x.get_device()
+    _, _, x, _, _, _, w2, _, _ = tensors
+    try:
+        device = _device(x)
+        addresses = tuple(map(_address, tensors))
+    except TypeError:
+        check(tensors)  # which names the one that is no tensor
+        raise
     if device < 0:
         with _LOCK:
             _call(tensors, offset, factor, 0, None, tiles)
         return
 
     stream = _raw_stream(device)
-    addresses = tuple(map(_address, tensors))
     a, b, c, d, e, f, g, h, i = addresses
     key = None
-    if (
-        not (a | b | c | d | e | f | g | h | i) % ALIGNMENT
-        and all(map(_is_contiguous, tensors))
-        and not _is_capturing()
-    ):
-        key = (x.shape, w2.shape, logits.shape, tiles)
+    aligned = not (a | b | c | d | e | f | g | h | i) % ALIGNMENT
+    if aligned and _current_device() == device and not _is_capturing():
+        # The likeliest to differ between a process's calls; what else must be the same the plan asks.
+        key = (x.shape, w2.shape, tiles)
     with _LOCK:
-        plan = None
-        if key is not None and _current_device() == device:
-            plan = _WORKSPACES.get(device, stream).plans.get(key)
-        if plan is None:
+        plan = None if key is None else _WORKSPACES.get(device, stream).plans.get(key)
+        if plan is None or not plan.fits(*tensors):
             _call(tensors, offset, factor, stream, key, tiles)
             return
         try:
@@ -144,7 +143,6 @@ def _run(
             raise
 
 
-@torch.no_grad()
 def _call(
     tensors: tuple[torch.Tensor, ...],
     offset: int,
@@ -153,7 +151,7 @@ def _call(
     key: tuple | None,
     tiles: Tiles | None,
 ) -> None:
-    """Launch through Triton's launcher, and keep a plan for the next call if there is a key for it.
+    """Launch through Triton's launcher, and keep a plan for the next call if there is a key for it and all is contiguous.
 
     Args:
         tensors: those of `run`, in its order, output last.
@@ -163,35 +161,43 @@ def _call(
         key: of the plan; None if there must be none.
         tiles: entry of the tile table; default: the one for T.
     """
+    check(tensors)
     *inputs, output = tensors
-    args = Arguments(
-        *[tensor.contiguous() for tensor in inputs],
-        output if output.is_contiguous() else torch.empty_like(output).contiguous(),
-    )
-    num_tokens, hidden = args.x.shape
-    num_local, _, inter = args.w2.shape
-    device = args.x.device
+    x, w2 = inputs[2], inputs[6]
+    num_tokens, hidden = x.shape
+    num_local, _, inter = w2.shape
+    device = x.device
     if num_tokens == 0:
         return
     tiles = (tiles or tiles_for(num_tokens)).for_hidden(hidden)
     on_gpu = device.type == "cuda"
-    index = args.x.get_device()
+    index = x.get_device()
     with torch.cuda.device(device) if on_gpu else nullcontext():
         # Memory that the caller's own capture allocates belongs to the caller's graph.
         captured_by_caller = on_gpu and _is_capturing()
         workspace = Workspace(device) if captured_by_caller else _WORKSPACES.get(index, stream)
-        steps = steps_for(args, tiles)
-        try:
-            buffers = buffers_for(workspace, num_tokens, num_local, hidden, inter, tiles)
-            found = launch(steps, fields_of(args), fields_of(buffers), num_tokens, offset, factor)
-        except BaseException:
-            _WORKSPACES.drop(index, stream)
-            raise
-        if key is not None and key not in workspace.plans:
+        dense = torch.contiguous_format
+        with torch.no_grad():
+            args = Arguments(
+                *[tensor.contiguous() for tensor in inputs],
+                output if output.is_contiguous() else torch.empty_like(output, memory_format=dense),
+            )
+            steps = steps_for(args, tiles)
             try:
-                plan = Plan(steps, found, buffers, num_tokens, stream)
-            except Unsupported:
-                plan = None  # and it is not tried again
-            workspace.plans[key] = plan
-    if args.output is not output:
-        output.copy_(args.output)
+                buffers = buffers_for(workspace, num_tokens, num_local, hidden, inter, tiles)
+                values = num_tokens, offset, factor
+                found = launch(steps, fields_of(args), fields_of(buffers), *values)
+            except BaseException:
+                _WORKSPACES.drop(index, stream)
+                raise
+            if args.output is not output:
+                output.copy_(args.output)
+        if key is None or not all(tensor.is_contiguous() for tensor in tensors):
+            return
+        if workspace.plans.get(key, True) is None:
+            return  # it was tried
+        try:
+            plan = Plan(steps, found, tensors, buffers, num_tokens, stream)
+        except Unsupported:
+            plan = None
+        workspace.keep(key, plan)

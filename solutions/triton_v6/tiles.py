@@ -28,8 +28,10 @@ class Gemm:
     unroll: int = 1
     """128-blocks per loop body; from 2 on a block's scales are on their way during a whole block before it."""
     ahead: bool = True
-    """Ask for a tile's scales before its weights, and with up to 16 rows load them three 128-blocks before their use instead
-    of one: a miss of a scale waits behind all weights on their way. Slower where few tokens leave much of the GPU idle."""
+    """Ask for a tile's scales before its weights: a miss of a scale waits behind all weights on their way. Of GEMM1 these are
+    the weights' scales, with up to 16 rows also the tokens'; of GEMM2 the weights', in a tile of 256 weight rows only the
+    first 128's. With up to 16 rows all scales are also loaded three 128-blocks before their use instead of one. At T = 1, where
+    few tiles leave much of the GPU idle, it was measured to be slower; T = 2 to 4 share that entry unmeasured."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from .tiles import Tiles
 
 SLOTS = TOP_K.value
 COUNTERS = ("counts", "arrived")
+MOST_PLANS = 1024  # of a workspace; each has some 12 KB
 
 
 def row_blocks(num_tokens: int, num_local: int, block_n: int) -> int:
@@ -40,6 +41,12 @@ class Workspace:
             buffer = allocate(size, dtype=torch.uint8, device=self._device)
             self.buffers[name] = buffer
         return buffer[:size].view(dtype).view(shape)
+
+    def keep(self, key: Hashable, plan: object) -> None:
+        """Keep a plan, and let the oldest go when there are too many."""
+        if len(self.plans) >= MOST_PLANS and key not in self.plans:
+            del self.plans[next(iter(self.plans))]
+        self.plans[key] = plan
 
 
 @dataclass(frozen=True)

@@ -169,29 +169,57 @@ def test_a_thread_that_has_not_used_the_device(
 
 UNFIT: dict[str, tuple[int, Callable[[Any], Any]]] = {
     "another dtype": (0, lambda t: t.double()),
+    "another dtype of the same size": (0, lambda t: t.view(torch.int32)),
     "another number of dimensions": (1, lambda t: t[None]),
     "not contiguous": (2, lambda t: t.t().contiguous().t()),
     "on the CPU": (3, lambda t: t.cpu()),
+    "transposed": (3, lambda t: t.t().contiguous()),
     "not aligned": (4, lambda t: t.new_empty(t.numel() + 1)[1:].view(t.shape)),
     "another number of experts": (5, lambda t: t[1:].contiguous()),
     "no tensor": (6, lambda t: None),
+    "another number of blocks": (7, lambda t: t[:, 1:].contiguous()),
+    "an offset beyond 32 bits": (8, lambda value: value + (1 << 32)),
     "no number": (9, lambda value: "2.5"),
     "another number of tokens": (10, lambda t: t[1:].contiguous()),
+}
+# Solutions that promise to refuse what does not fit, each with what it takes nevertheless.
+REFUSING: dict[str, dict[str, str]] = {
+    **{
+        f"hopper_v{n}": {
+            "another dtype of the same size": "compares the number of bits",
+            "an offset beyond 32 bits": "keeps the lower 32",
+        }
+        for n in range(1, 9)
+    },
+    "hopper_v9": {},
+    "hopper_v10": {},
+    "hopper_v11": {},
+    "triton_v6": {
+        "not contiguous": "copies it",
+        "not aligned": "has a kernel for it",
+    },
 }
 
 
 @pytest.mark.parametrize("case", UNFIT)
 def test_what_does_not_fit_is_refused(variant: tuple[str, Callable[..., None]], case: str) -> None:
-    """Before anything is launched; the next call is as good as ever. Of the CUDA solutions, which read addresses."""
+    """Before anything is launched, whatever calls went before; the next call is as good as ever."""
     name, run = variant
-    if not name.startswith("hopper"):
-        pytest.skip("leaves it to torch and Triton, and triton_v5 and v6 do not look at every call")
+    if name not in REFUSING:
+        pytest.skip("does not promise to look at its arguments")
+    if why := REFUSING[name].get(case):
+        pytest.skip(f"takes what is {case}: {why}")
     inputs = full_size(7, 32, seed=6)
-    arguments = [*inputs.args(), moe_cases.poisoned_output(inputs)]
+    run_and_check(run, inputs, f"{name} before an argument that is {case}")
+    output = moe_cases.poisoned_output(inputs)
+    arguments = [*inputs.args(), output]
     at, damage = UNFIT[case]
     arguments[at] = damage(arguments[at])
     with pytest.raises((ValueError, TypeError, RuntimeError)):
         run(*arguments)
+    torch.cuda.synchronize()
+    # An output with too few tokens lies in this one's memory.
+    assert output.view(torch.uint8).eq(0xFF).all(), f"{name} wrote with an argument {case}"
     run_and_check(run, inputs, f"{name} after an argument that was {case}")
 
 

@@ -1,8 +1,7 @@
-"""triton_v6's launches through the CUDA driver, with a stand-in for libcuda."""
+"""triton_v6's launches through the CUDA driver, and the plans they are made of, with a stand-in for libcuda."""
 
-import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +9,17 @@ import pytest
 import torch
 
 from tests import moe_cases
+from tests.solutions.stub_driver import (
+    CONTEXT,
+    ILLEGAL_ADDRESS,
+    INVALID_CONTEXT,
+    STREAM,
+    Case,
+    Layout,
+    Run,
+    as_bytes,
+    layout_of,
+)
 
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu runs the variants here"),
@@ -17,187 +27,12 @@ pytestmark = [
     # exp(-gate) may overflow to infinity, which gives the limit wanted.
     pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning"),
 ]
-STREAM, CONTEXT = 77, 0xC0FFEE
 NAMES = ("route", "gemm1", "gemm2", "combine")
-INVALID_VALUE, INVALID_CONTEXT, ILLEGAL_ADDRESS = 1, 201, 700
-Run = Callable[..., None]
-Layout = list[tuple[int, int]]
 
 
 @pytest.fixture
 def run() -> Run:
     return moe_cases.load_variant("triton_v6")
-
-
-@dataclass
-class Launched:
-    """One call of cuLaunchKernelEx, as the driver would read it."""
-
-    function: int
-    grid: list[int]
-    block: list[int]
-    shared_memory: int
-    stream: int
-    attributes: list[tuple[int, int]]
-    parameters: list[bytes]
-
-
-@dataclass
-class Library:
-    """Stands for libcuda: kernels are known by the layout of their parameters."""
-
-    layouts: dict[int, Layout]
-    launched: list[Launched] = field(default_factory=list)
-    codes: list[int] = field(default_factory=list)
-    """Results of the next launches; 0 when there are none left."""
-    contexts: list[int] = field(default_factory=list)
-    """What was made current."""
-    end: int = INVALID_VALUE
-    """Result for a parameter that a kernel does not have."""
-
-    def cuFuncGetParamInfo(self, function: Any, index: Any, offset: Any, size: Any) -> int:
-        layout = self.layouts[function.value]
-        if index.value >= len(layout):
-            return self.end
-        offset._obj.value, size._obj.value = layout[index.value]
-        return 0
-
-    def cuCtxGetCurrent(self, context: Any) -> int:
-        context._obj.value = CONTEXT
-        return 0
-
-    def cuCtxSetCurrent(self, context: Any) -> int:
-        self.contexts.append(context.value)
-        return 0
-
-    def cuLaunchKernelEx(self, config: Any, function: Any, parameters: Any, extra: Any) -> int:
-        assert extra is None
-        code = self.codes.pop(0) if self.codes else 0
-        if code:
-            return code
-
-        def read(address: int, kind: Any, count: int = 1) -> list[int]:
-            return list((kind * count).from_address(address))
-
-        # CUlaunchConfig of cuda.h: seven unsigned, four bytes of padding, stream, attributes, their number.
-        seven = read(config.value, ctypes.c_uint, 7)
-        stream, attributes = read(config.value + 32, ctypes.c_uint64, 2)
-        (count,) = read(config.value + 48, ctypes.c_uint)
-        layout = self.layouts[function.value]
-        places = read(parameters.value, ctypes.c_uint64, len(layout))
-        self.launched.append(
-            Launched(
-                function.value,
-                seven[:3],
-                seven[3:6],
-                seven[6],
-                stream,
-                # CUlaunchAttribute: 72 bytes, an id, four bytes of padding, the value.
-                [
-                    (
-                        *read(attributes + 72 * i, ctypes.c_int),
-                        *read(attributes + 72 * i + 8, ctypes.c_int),
-                    )
-                    for i in range(count)
-                ],
-                [
-                    ctypes.string_at(place, size)
-                    for place, (_, size) in zip(places, layout, strict=True)
-                ],
-            )
-        )
-        return 0
-
-
-def layout_of(step: Any, scratch: int = 2) -> Layout:
-    """Offset and size of a kernel's parameters as Triton 3.6 and 3.7 compile them, pointers to scratch memory last."""
-    runtime = [name for name in step.kernel.arg_names if name not in step.constants]
-    sizes = [8 if name.endswith("_ptr") else 4 for name in runtime] + [8] * scratch
-    found, at = [], 0
-    for size in sizes:
-        at += -at % size
-        found.append((at, size))
-        at += size
-    return found
-
-
-def compiled(step: Any, function: int, **changes: Any) -> SimpleNamespace:
-    """Stands for what Triton compiled."""
-    metadata = {
-        "num_ctas": 1,
-        "launch_cooperative_grid": False,
-        "global_scratch_size": 0,
-        "profile_scratch_size": 0,
-        "num_warps": step.options["num_warps"],
-        "shared": 1000 + function,
-        "launch_pdl": step.options.get("launch_pdl", False),
-        **changes,
-    }
-    metadata = {name: value for name, value in metadata.items() if value is not ...}
-    return SimpleNamespace(metadata=SimpleNamespace(**metadata), function=function)
-
-
-@dataclass
-class Case:
-    """A call's launches on the CPU, and a driver that knows its kernels as 1 to 4."""
-
-    run: Run
-    patch: pytest.MonkeyPatch
-    entry: str = "few"
-    tokens: int = 9
-
-    def __post_init__(self) -> None:
-        self.launch = moe_cases.module(self.run, "launch")
-        self.driver = moe_cases.module(self.run, "driver")
-        tiles = {t.name: t for t in moe_cases.module(self.run, "tiles").TABLE}[self.entry]
-        workspace = moe_cases.module(self.run, "workspace")
-        inputs = moe_cases.make_inputs(self.tokens, 32)
-        *tensors, self.offset, self.factor = inputs.args()
-        self.args = self.launch.Arguments(*tensors, moe_cases.poisoned_output(inputs))
-        self.buffers = workspace.buffers_for(
-            workspace.Workspace(torch.device("cpu")),
-            self.tokens,
-            moe_cases.NUM_LOCAL,
-            512,
-            256,
-            tiles,
-        )
-        self.steps = self.launch.steps_for(self.args, tiles, pdl=True)
-        self.cuda = Library(
-            {f: layout_of(s) for f, s in enumerate(self.launch.fields_of(self.steps), 1)}
-        )
-        self.patch.setattr(self.driver, "library", lambda: self.cuda)
-
-    def plan(self, changed: int = 0, **changes: Any) -> Any:
-        """A plan of kernels of which one's metadata are changed."""
-        kernels = tuple(
-            compiled(step, function, **(changes if function == changed else {}))
-            for function, step in enumerate(self.launch.fields_of(self.steps), 1)
-        )
-        return self.launch.Plan(self.steps, kernels, self.buffers, self.tokens, STREAM)
-
-    def call(self, plan: Any) -> None:
-        addresses = tuple(t.data_ptr() for t in self.launch.fields_of(self.args))
-        plan.launch(addresses, self.offset, self.factor)
-
-    def through_triton(self) -> list[tuple[Any, tuple[Any, ...]]]:
-        """Every step and what `launch` hands it."""
-        seen: list[tuple[Any, tuple[Any, ...]]] = []
-        with self.patch.context() as patch:
-            patch.setattr(
-                self.launch.Step, "__call__", lambda step, *values: seen.append((step, values))
-            )
-            fields_of = self.launch.fields_of
-            tensors, buffers = fields_of(self.args), fields_of(self.buffers)
-            self.launch.launch(self.steps, tensors, buffers, self.tokens, self.offset, self.factor)
-        return seen
-
-
-def as_bytes(value: Any) -> bytes:
-    """A parameter as a kernel gets it."""
-    if isinstance(value, torch.Tensor):
-        return bytes(ctypes.c_uint64(value.data_ptr()))
-    return bytes(ctypes.c_float(value) if isinstance(value, float) else ctypes.c_int32(value))
 
 
 @pytest.mark.parametrize("entry", moe_cases.TILE_ENTRIES["triton_v6"])
@@ -308,7 +143,20 @@ def test_a_kernel_without_a_handle_has_no_plan(run: Run, monkeypatch: pytest.Mon
     case = Case(run, monkeypatch)
     steps = case.launch.fields_of(case.steps)
     with pytest.raises(case.driver.Unsupported):
-        case.launch.Plan(case.steps, (None,) * len(steps), case.buffers, case.tokens, STREAM)
+        tensors = case.launch.fields_of(case.args)
+        kernels = (None,) * len(steps)
+        case.launch.Plan(case.steps, kernels, tensors, case.buffers, case.tokens, STREAM)
+
+
+@pytest.mark.parametrize("current", [(INVALID_CONTEXT, None), (3, CONTEXT), (0, None)])
+def test_no_plan_without_a_current_context(
+    run: Run, monkeypatch: pytest.MonkeyPatch, current: tuple[int, int | None]
+) -> None:
+    """It could not be given to another thread."""
+    case = Case(run, monkeypatch)
+    case.cuda.current = current
+    with pytest.raises(case.driver.Unsupported, match="cuCtxGetCurrent"):
+        case.plan()
 
 
 def test_where_there_is_no_plan_triton_launches(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,35 +196,108 @@ def test_a_thread_without_a_context_gets_the_plans(
     assert [launched.function for launched in case.cuda.launched][4:] == [1]
 
 
-class OnGpu(torch.Tensor):
-    """Says that it lies on the first GPU."""
-
-    def get_device(self) -> int:
-        return 0
-
-
 @pytest.mark.parametrize(("codes", "error"), [([], None), ([0, ILLEGAL_ADDRESS], "CUresult 700")])
 def test_a_failed_launch_drops_the_workspace(
     run: Run, monkeypatch: pytest.MonkeyPatch, codes: list[int], error: str | None
 ) -> None:
     """Kernels after it did not run, so counters may not be zero; a call that succeeds keeps its plan."""
     case = Case(run, monkeypatch)
-    main = moe_cases.module(run, "main")
-    monkeypatch.setattr(main, "_raw_stream", lambda device: STREAM)
-    monkeypatch.setattr(main, "_current_device", lambda: 0)
-    monkeypatch.setattr(main, "_is_capturing", lambda: False)
-    *inputs, output = (t.as_subclass(OnGpu) for t in case.launch.fields_of(case.args))
-    shapes = (inputs[2].shape, inputs[6].shape, inputs[0].shape, None)
-    main._WORKSPACES.get(0, STREAM).plans[shapes] = case.plan()
+    main = case.planned()
     main._WORKSPACES.get(0, STREAM + 1)
     case.cuda.codes = list(codes)
     if error is None:
-        run(*inputs, case.offset, case.factor, output)
+        run(*case.arguments())
         assert len(case.cuda.launched) == 4
-        addresses = [as_bytes(t) for t in (*inputs[:2],)]
+        addresses = [as_bytes(t) for t in case.arguments()[:2]]
         assert case.cuda.launched[0].parameters[:2] == addresses
     else:
         with pytest.raises(RuntimeError, match=error):
-            run(*inputs, case.offset, case.factor, output)
+            run(*case.arguments())
     kept = {(0, STREAM + 1)} | (set() if error else {(0, STREAM)})
     assert set(main._WORKSPACES._workspaces) == kept
+
+
+def test_a_plan_takes_what_fits(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tensors of the same shapes; strided ones, which Triton's launcher takes, leave it alone."""
+    case = Case(run, monkeypatch)
+    main = case.planned()
+    case.args = replace(case.args, **{n: t.clone() for n, t in case.args.__dict__.items()})
+    with torch.no_grad():
+        run(*case.arguments())
+    run(*case.arguments())
+    assert len(case.cuda.launched) == 8
+    calls: list[Any] = []
+    monkeypatch.setattr(main, "_call", lambda *args: calls.append(args))
+    strided = case.arguments()
+    strided[3] = strided[3].t().contiguous().t()
+    run(*strided)
+    assert len(calls) == 1 and len(case.cuda.launched) == 8
+
+
+def test_no_plan_for_a_device_that_is_not_current(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is taken, and none is made again on every call."""
+    case = Case(run, monkeypatch)
+    main = case.planned()
+    keys: list[Any] = []
+    monkeypatch.setattr(main, "_current_device", lambda: 1)
+    monkeypatch.setattr(main, "_call", lambda *args: keys.append(args[-2]))
+    run(*case.arguments())
+    assert keys == [None] and not case.cuda.launched
+
+
+def test_a_call_that_no_plan_takes_makes_another(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same key, but weights that require grad: the new plan takes them. Strided tensors make none."""
+    main = moe_cases.module(run, "main")
+    made: list[Any] = []
+
+    class Made:
+        def __init__(self, steps: Any, compiled: Any, tensors: Any, *rest: Any) -> None:
+            self.fits = moe_cases.module(run, "arguments").guard(tensors)
+            made.append(self)
+
+    monkeypatch.setattr(main, "Plan", Made)
+    *tensors, offset, factor = moe_cases.make_inputs(2, 32, **moe_cases.TINY).args()
+    output = moe_cases.poisoned_output(moe_cases.make_inputs(2, 32, **moe_cases.TINY))
+    graded = [*tensors]
+    graded[1] = tensors[1].clone().requires_grad_()
+    strided = [*tensors]
+    strided[3] = tensors[3].t().contiguous().t()
+    for inputs, plans in ((tensors, 1), (strided, 1), (graded, 2), (tensors, 3)):
+        main._call((*inputs, output), offset, factor, 0, "key", None)
+        assert len(made) == plans
+        (workspace,) = main._WORKSPACES._workspaces.values()
+        assert workspace.plans == {"key": made[-1]}
+        assert inputs is strided or made[-1].fits(*inputs, output)
+
+
+@pytest.mark.parametrize("broken", ["none", "other parameters", "refuses all"])
+def test_no_plan_without_a_guard(run: Run, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    """A PyTorch that has none, or one that is not what is called here."""
+    from torch._C._dynamo import guards
+
+    case = Case(run, monkeypatch)
+    if broken == "none":
+        monkeypatch.delattr(guards, "TensorGuards")
+    elif broken == "other parameters":
+        monkeypatch.setattr(guards, "TensorGuards", lambda *tensors: None)
+    else:
+        refuses = SimpleNamespace(check=lambda *tensors: False)
+        monkeypatch.setattr(guards, "TensorGuards", lambda *tensors, **options: refuses)
+    with pytest.raises(case.driver.Unsupported, match="guard"):
+        case.plan()
+
+
+def test_the_oldest_plans_go(run: Run) -> None:
+    """When there are too many; one that is replaced is no further one."""
+    workspace = moe_cases.module(run, "workspace")
+    found = workspace.Workspace(torch.device("cpu"))
+    most = workspace.MOST_PLANS
+    for key in range(most):
+        found.keep(key, f"plan {key}")
+    found.keep(most - 1, "another")
+    assert len(found.plans) == most and found.plans[most - 1] == "another"
+    found.keep(most, "one more")
+    found.keep(most + 1, None)
+    assert list(found.plans) == list(range(2, most + 2))
