@@ -1,4 +1,4 @@
-// The kernels as the host sees them. The expert kernel's variants are spread over three translation units, so that they compile in
+// The kernels as the host sees them. The expert kernel's variants are spread over four translation units, so that they compile in
 // parallel.
 #pragma once
 
