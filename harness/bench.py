@@ -1,10 +1,13 @@
 """The GPU backend: drives the real `flashinfer-bench run` and accounts for every cell of the grid."""
 
 import json
+import math
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Collection, Iterable
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from harness.kernel_profile import ProfileRecord
 from harness.lock import drop_abandoned
 from harness.paths import PROJECT, shown
 from harness.plan import Plan
-from harness.process import Finished, follow
+from harness.process import Background, Finished, follow
 from harness.progress import Progress
 from harness.record import Ceilings, Cell, Status, WorkloadInfo
 from harness.repeats import combined
@@ -36,6 +39,7 @@ START_S = 180  # imports, one worker per GPU
 REFERENCE_S = 600  # the reference on one workload, all trials
 CEILINGS_S = 180
 COMPILE_S = 120  # each, where one is compiled at a time
+POLL_S = 0.1
 
 
 class GpuBackend:
@@ -317,23 +321,47 @@ def profile_solutions(plan: Plan) -> ProfileRecord:
     return record
 
 
-def prebuild(plan: Plan, say: Callable[[str], None]) -> None:
-    """Compile the plan's solutions side by side, where there are several; one that does not compile is reported where it is used.
+class Prebuild:
+    """Compiles a plan's solutions side by side while the block runs, where there are several; one that does not compile is reported
+    where it is used.
 
     Args:
         say: takes one line of progress.
     """
-    several = [v for v in plan.runnable if v.is_compiled_once]
-    if len(several) < 2:
-        return
-    say(f"compiling {len(several)} solutions, where they are not compiled yet")
-    # It loads what it has compiled, before anything has examined that: no GPU for it.
-    env = {**gpu_environment(plan), VISIBLE: ""}
-    root = stage(plan.dataset, several, [plan.workloads[0].id], plan.scratch / "prebuild")
-    command = [sys.executable, "-m", "harness.prebuild", str(root), plan.definition.name]
-    command += [v.name for v in several]
-    if follow(command, timeout_s=len(several) * COMPILE_S, env=env, cwd=PROJECT).timed_out:
-        say("compiling took too long; each solution is compiled where it is used")
+
+    def __init__(self, plan: Plan, say: Callable[[str], None]):
+        self._plan, self._say = plan, say
+        self._end = ExitStack()
+        self._process: Background | None = None
+        self._deadline = math.inf
+
+    def __enter__(self) -> "Prebuild":
+        plan = self._plan
+        several = [v for v in plan.runnable if v.is_compiled_once]
+        if len(several) < 2:
+            return self
+        self._say(f"compiling {len(several)} solutions, where they are not compiled yet")
+        # It loads what it has compiled, before anything has examined that: no GPU for it.
+        env = {**gpu_environment(plan), VISIBLE: ""}
+        root = stage(plan.dataset, several, [plan.workloads[0].id], plan.scratch / "prebuild")
+        command = [sys.executable, "-m", "harness.prebuild", str(root), plan.definition.name]
+        command += [v.name for v in several]
+        self._process = self._end.enter_context(Background(command, env=env, cwd=PROJECT))
+        self._deadline = time.monotonic() + len(several) * COMPILE_S
+        return self
+
+    def wait(self) -> None:
+        """Until all are compiled, or the time for that is up."""
+        while self._process is not None and self._process.returncode() is None:
+            if time.monotonic() > self._deadline:
+                self._say("compiling took too long; each solution is compiled where it is used")
+                break
+            time.sleep(POLL_S)
+        self._process = None
+        self._end.close()
+
+    def __exit__(self, *_: object) -> None:
+        self._end.close()
 
 
 def measure_ceilings(plan: Plan) -> tuple[Ceilings | None, str | None]:

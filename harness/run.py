@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Literal, Protocol
 from rich.console import Console
 
 from harness.atomic import write_atomically
-from harness.bench import GpuBackend, measure_ceilings, prebuild
+from harness.bench import GpuBackend, Prebuild, measure_ceilings
 from harness.cells import in_grid_order
 from harness.cpu import CpuBackend
 from harness.environment import KNOWN_FLASHINFER_BENCH, capture, gpu_state, versions
@@ -154,12 +155,15 @@ def execute(
                     progress.note(f"measuring the ceilings of {plan.gpu.info.name}")
                     session.ceilings, warning = measure_ceilings(plan)
                     session.warnings += [warning] if warning else []
-                if kept is None:  # else it has been done
-                    prebuild(plan, progress.note)
-            if judge is not None:
-                progress.note(f"verifying, {info.form} form")
-                for _ in verify_all(judge, plan, info, session.ceilings):
-                    _save(_record(session, backend, partial=True), backend, plan)
+            with ExitStack() as end:
+                compiling = Prebuild(plan, progress.note)
+                if plan.gpu and kept is None:  # else it has been done
+                    end.enter_context(compiling)
+                if judge is not None:
+                    progress.note(f"verifying, {info.form} form")
+                    for _ in verify_all(judge, plan, info, session.ceilings, compiling.wait):
+                        _save(_record(session, backend, partial=True), backend, plan)
+                compiling.wait()
             plan.refused.update(refusals(info))
             backend.on_cell = lambda: _save(_record(session, backend, partial=True), backend, plan)
             for _ in backend.run():

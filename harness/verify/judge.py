@@ -59,6 +59,8 @@ class Judge:
     only: frozenset[str] = frozenset()
     """Names of the checks to run; empty: all of the form."""
     ceilings: Ceilings | None = None
+    compiled: Callable[[], None] = lambda: None
+    """Returns when nothing is being compiled any more (`Prebuild.wait`)."""
     references: References = field(init=False)
     seeds: Seeds = field(init=False)
     tolerance: Tolerance = field(init=False)
@@ -168,6 +170,8 @@ class Judge:
         self, variant: Variant, wrapper: Sequence[str] = (), extra: Mapping[str, str] | None = None
     ) -> Iterator[Exam]:
         """A child that is about to load the solution: the one that waits for its turn, or a new one."""
+        if variant.is_compiled_once:
+            self.compiled()
         with ExitStack() as end:
             session = None
             if self._waiting is not None and not wrapper:
@@ -184,8 +188,9 @@ class Judge:
             self._waiting = Waiting(variant.name, session, end.pop_all())
 
     def _settle(self, exam: Exam) -> None:
-        """Let the child that waits come to rest, at no expense of the solution under examination."""
+        """Let compilers and the child that waits come to rest, at no expense of the solution under examination."""
         start = time.monotonic()
+        self.compiled()
         if self._waiting is not None:
             self._waiting.settle()
         exam.session.extend(time.monotonic() - start)

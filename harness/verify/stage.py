@@ -49,10 +49,18 @@ def open_judge(
 
 
 def verify_all(
-    judge: "Judge", plan: Plan, info: VerificationInfo, ceilings: Ceilings | None
+    judge: "Judge",
+    plan: Plan,
+    info: VerificationInfo,
+    ceilings: Ceilings | None,
+    compiled: Callable[[], None],
 ) -> Iterator[None]:
-    """Verify every runnable solution that `info` has no verdict on yet; yields after each."""
-    judge.ceilings = ceilings
+    """Verify every runnable solution that `info` has no verdict on yet; yields after each.
+
+    Args:
+        compiled: see `Judge.compiled`.
+    """
+    judge.ceilings, judge.compiled = ceilings, compiled
     left = [variant for variant in plan.runnable if info.of(variant.name) is None]
     try:
         for variant, following in zip(left, [*left[1:], None], strict=True):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.bench import prebuild
+from harness import bench
+from harness.bench import Prebuild
 from harness.environment import Gpu, find_nvcc
 from harness.paths import Paths
 from harness.plan import Plan, Request, make_plan
@@ -43,10 +44,12 @@ def test_solutions_are_compiled_side_by_side(tmp_path: Path) -> None:
     """One that does not compile keeps no other from it; what is compiled is where flashinfer-bench looks for it."""
     plan = plan_for(tmp_path, {"a": SOUND, "b": SOUND.replace("{}", "{ broken"), "c": SOUND})
     said: list[str] = []
-    prebuild(plan, said.append)
+    with Prebuild(plan, said.append) as compiling:
+        assert said == ["compiling 3 solutions, where they are not compiled yet"]
+        compiling.wait()
     built = {path.stem for path in plan.paths.kernel_cache.rglob("*.so")}
     assert len(built) == 2 and all("a_full_name" in b or "c_full_name" in b for b in built), built
-    assert said == ["compiling 3 solutions, where they are not compiled yet"]
+    assert len(said) == 1
 
 
 def test_one_alone_is_built_where_it_is_used(tmp_path: Path) -> None:
@@ -55,5 +58,23 @@ def test_one_alone_is_built_where_it_is_used(tmp_path: Path) -> None:
         binding = {"binding": "torch"} if folder == "torch" else {}
         plan = plan_for(tmp_path / folder, sources, **binding)
         said: list[str] = []
-        prebuild(plan, said.append)
+        with Prebuild(plan, said.append) as compiling:
+            compiling.wait()
         assert not said and not plan.paths.kernel_cache.exists()
+
+
+def test_what_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its time limit, and by the end of the block, as after Ctrl-C; neither leaves a process behind."""
+    plan = plan_for(tmp_path, {"a": SOUND, "b": SOUND})
+    monkeypatch.setattr(bench, "COMPILE_S", 0)
+    said: list[str] = []
+    with Prebuild(plan, said.append) as compiling:
+        late = compiling._process
+        compiling.wait()
+        assert late is not None and late.returncode() is not None
+    assert said[1:] == ["compiling took too long; each solution is compiled where it is used"]
+    monkeypatch.setattr(bench, "COMPILE_S", 60)
+    with Prebuild(plan, said.append) as compiling:
+        left = compiling._process
+        assert left is not None and left.returncode() is None
+    assert left.returncode() is not None and len(said) == 3

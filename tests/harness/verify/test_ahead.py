@@ -178,7 +178,7 @@ def test_each_is_followed_by_the_next_without_a_verdict() -> None:
     asked = []
 
     class Recorder:
-        ceilings = None
+        ceilings = compiled = None
 
         def verify(self, variant, following):
             asked.append((variant.name, following and following.name))
@@ -187,7 +187,7 @@ def test_each_is_followed_by_the_next_without_a_verdict() -> None:
         def close(self) -> None:
             asked.append("closed")
 
-    for _ in stage.verify_all(Recorder(), plan, info, None):
+    for _ in stage.verify_all(Recorder(), plan, info, None, lambda: None):
         pass
     assert asked == [("a_moe", "c_moe"), ("c_moe", "d_moe"), ("d_moe", None), "closed"]
 

@@ -1,5 +1,6 @@
 """What one solution may cost: a slow one is given up, and one that has failed is not examined for long."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from harness.paths import Paths
 from harness.plan import Plan, Request, make_plan
 from harness.record import Verification
 from harness.verify import judge
+from harness.verify.checks import Check
+from harness.verify.exam import Exam
 from tests.harness.folders import write_solution
 
 SLOW = "import time\nfrom tests.cheats.honest import moe\n\ndef run(*inputs):\n    time.sleep(0.4)\n    return {}\n"
@@ -51,3 +54,35 @@ def test_the_lock_of_a_build_that_was_killed_is_in_nobodys_way(tmp_path: Path) -
     lock.touch()
     judge.Judge(plan, "short", 5, print, only=frozenset({"contract"})).verify(plan.variants[0])
     assert not lock.exists()
+
+
+def test_compilers_are_waited_for_where_they_would_be_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before what goes by a clock, and before one that is compiled is loaded; not before. The time is not the solution's."""
+    write_solution(tmp_path / "solutions", "quick", SLOW.format("moe(*inputs)"))
+    paths = Paths(solutions=tmp_path / "solutions", results=tmp_path / "results")
+    plan = make_plan(Request(["quick"], backend="cpu", run="r"), paths)
+    seen: list[str] = []
+    left: list[float] = []
+
+    def look(name: str, alone: bool = False) -> Check:
+        def run(exam: Exam) -> str:
+            seen.append(name)
+            left.append(exam.session._deadline - time.monotonic())
+            return ""
+
+        return Check(name, run, in_short=True, alone=alone)
+
+    def compiled() -> None:
+        seen.append("waited")
+        time.sleep(1)
+
+    monkeypatch.setattr(judge, "CHECKS", (look("values"), look("clock", alone=True)))
+    found = judge.Judge(plan, "short", 5, print, compiled=compiled)
+    found.verify(plan.variants[0])
+    assert seen == ["values", "waited", "clock"] and left[1] > left[0] - 0.5
+    seen.clear()
+    monkeypatch.setattr(type(plan.variants[0]), "is_compiled_once", True)
+    found.verify(plan.variants[0])
+    assert seen == ["waited", "values", "waited", "clock"]
