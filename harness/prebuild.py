@@ -19,6 +19,7 @@ CORES_EACH = 4
 
 def main(root: Path, definition: str, names: list[str]) -> None:
     """Build the solutions of a staged dataset root, several at a time."""
+    os.nice(10)  # others may be under examination
     trace_set = TraceSet.from_path(str(root))
     registry = BuilderRegistry.get_instance()
 

@@ -221,6 +221,14 @@ class Background:
         """Kill the process alone; its group and what left it end with the block."""
         self._process.kill()
 
+    def kill_group(self) -> None:
+        """Kill the process and its group at once; what left the group ends with the block."""
+        _signal_group(self._process, signal.SIGKILL)
+        _wait(self._process, GRACE_S)
+        deadline = time.monotonic() + GRACE_S
+        while _group_alive(self._process) and time.monotonic() < deadline:  # reaps what we adopted
+            time.sleep(0.05)
+
     def look_again(self) -> None:
         """Hold it to account for no process that is there now: until now it had nothing to do."""
         self._before = adopt_orphans()

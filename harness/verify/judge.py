@@ -65,6 +65,8 @@ class Judge:
     seeds: Seeds = field(init=False)
     tolerance: Tolerance = field(init=False)
     _waiting: Waiting | None = field(init=False, default=None)
+    _compiling_s: float = field(init=False, default=0.0)
+    """Seconds spent on waiting for compilers during the present examination."""
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -105,7 +107,7 @@ class Judge:
         Args:
             following: the solution that comes next, whose child is started meanwhile.
         """
-        start = time.monotonic()
+        start, self._compiling_s = time.monotonic(), 0.0
         checks, found = self._examine(variant, following)
         checks += [self._under(tool, variant) for tool in self.tools]
         result = Verification(
@@ -113,7 +115,7 @@ class Judge:
             source_hash=variant.source_hash(),
             checks=checks,
             accuracy=found,
-            seconds=round(time.monotonic() - start, 1),
+            seconds=round(time.monotonic() - start - self._compiling_s, 1),
         )
         self.say(f"{variant.label}: {summary(result)} in {result.seconds:.0f} s")
         return result
@@ -171,7 +173,7 @@ class Judge:
     ) -> Iterator[Exam]:
         """A child that is about to load the solution: the one that waits for its turn, or a new one."""
         if variant.is_compiled_once:
-            self.compiled()
+            self._wait_for_compilers()
         with ExitStack() as end:
             session = None
             if self._waiting is not None and not wrapper:
@@ -190,10 +192,15 @@ class Judge:
     def _settle(self, exam: Exam) -> None:
         """Let compilers and the child that waits come to rest, at no expense of the solution under examination."""
         start = time.monotonic()
-        self.compiled()
+        self._wait_for_compilers()
         if self._waiting is not None:
             self._waiting.settle()
         exam.session.extend(time.monotonic() - start)
+
+    def _wait_for_compilers(self) -> None:
+        start = time.monotonic()
+        self.compiled()
+        self._compiling_s += time.monotonic() - start
 
     @contextmanager
     def _child(

@@ -1,5 +1,5 @@
 // The Python module. It reads a call's arguments where they lie, since the host's time up to the launch is part of a call's latency.
-// On the host of an H200, at T = 1, a call of hopper_v8 through tvm-ffi took 8.9 us of the host, one of hopper_v9 through a module
+// Beside an H200, at T = 1, a call of hopper_v8 through tvm-ffi took 8.9 us of the host's time, one of hopper_v9 through a module
 // like this 5.7 (results/2026-11-28-h200-hopper-v9/host.log).
 //
 // The builder asks for no optimisation and leaves torch's debug assertions in.
@@ -13,7 +13,9 @@
 #include <c10/core/GradMode.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include <cfloat>
 #include <climits>
+#include <cmath>
 #include <cstdarg>
 #include <exception>
 #include <stdexcept>
@@ -104,6 +106,7 @@ static bool read_int(PyObject* argument, const char* name, int& result) {
 static bool read_float(PyObject* argument, const char* name, float& result) {
   const double value = PyFloat_AsDouble(argument);
   if (value == -1.0 && PyErr_Occurred()) return refuse_with_name(name);
+  if (std::isfinite(value) && std::fabs(value) > FLT_MAX) return refuse(PyExc_ValueError, "%s: beyond a float32", name);
   result = static_cast<float>(value);
   return true;
 }
@@ -130,7 +133,7 @@ static bool read(PyObject* const* in, Arguments& a) {
 Unlocked::Unlocked() : state_(PyEval_SaveThread()) {}
 Unlocked::~Unlocked() { PyEval_RestoreThread(static_cast<PyThreadState*>(state_)); }
 
-// The GIL keeps other threads out of moe.cu. No exception leaves it.
+// The GIL keeps other threads out of moe.cu, but while an Unlocked lives. No exception leaves this function.
 static PyObject* call(PyObject*, PyObject* const* in, Py_ssize_t count) {
   try {
     if (count != kArguments) {

@@ -33,8 +33,9 @@ constexpr int kMostCut = 56;
 // Weights are read once where a group has all tokens of its expert, and leave the L2 before anything else then. Up to this many active
 // experts they do from the start, and displace few of the dirty lines of whoever ran before.
 constexpr int kEvictFirstExperts = 10;
-// With more experts a call displaces them anyway, over all its time if weights only displace each other. So up to 1,200 tokens the first
-// weights that a thread block loads have no hint: 1.5 MB each, on 132 multiprocessors four times the L2's 50 MB.
+// With more experts a call displaces those lines anyway; if weights displaced only each other, their write-back would last the whole
+// call. So up to 1,200 tokens the first weights that a thread block loads have no hint: 1.5 MB, on 132 multiprocessors four times the
+// L2's 50 MB.
 constexpr int kUnhintedBytes = 3 << 19;
 
 // Where thread blocks take groups of up to 128 tokens, groups with more than this have the tokens as M (rows.cuh).

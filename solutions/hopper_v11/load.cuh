@@ -15,7 +15,7 @@ constexpr int kMostDevices = 64;
 // meanwhile loads the kernel as well, which changes nothing and yields the same handle. The caller must not have read what another
 // call may change, of the workspace above all; a tensor's sizes are no longer to be read.
 //
-// What is kept is static, as the kernel is: it belongs to this library, whatever namespace a copy of it has.
+// What is kept is static: it belongs to this library, as a kernel's handle does, whatever namespace a copy of it has.
 template <auto* kKernel>
 static cudaError_t load(int device, int threads, int shared_bytes, Kernel& kernel) {
   static CUfunction handles[kMostDevices];

@@ -1,4 +1,5 @@
-// The host's part of a call: checks the shapes, lays out the workspace and launches. No synchronisation, one stream.
+// The host's part of a call: checks the shapes, lays out the workspace and launches. One stream; no synchronisation, but where the
+// workspace grows.
 //
 //   T <= 128: experts, which routes as well
 //   larger T: route_chunks -> experts
@@ -140,11 +141,13 @@ class CurrentDevice {
 static Call prepare(const Arguments& a) {
   const int64_t T = a.x.sizes[0], H = a.x.sizes[1], L = a.w2.sizes[0], I = a.w2.sizes[2];
   // A pipeline stage holds 256 of K up to 1,200 tokens.
-  if (H <= 0 || H % (2 * kScaleBlock) != 0) refuse("hidden size %ld: must be a multiple of 256", H);
-  if (I <= 0 || I % (2 * kScaleBlock) != 0) refuse("intermediate size %ld: must be a multiple of 256", I);
-  if (L <= 0 || L > kMaxLocalExperts) refuse("local experts: %ld, at most %d", L, kMaxLocalExperts);
+  if (H <= 0 || H % (2 * kScaleBlock) != 0) refuse("hidden_states: hidden size %ld, must be a positive multiple of 256", H);
+  if (I <= 0 || I % (2 * kScaleBlock) != 0) refuse("gemm2_weights: intermediate size %ld, must be a positive multiple of 256", I);
+  if (L <= 0 || L > kMaxLocalExperts) refuse("gemm2_weights: %ld local experts, must be 1 to %d", L, kMaxLocalExperts);
   // Row offsets and list positions are 32-bit.
-  if (T * H >= int64_t(1) << 31 || T * kTopK * I >= int64_t(1) << 32 || L * T >= int64_t(1) << 31) refuse("too many tokens: %ld", T);
+  if (T * H >= int64_t(1) << 31 || T * kTopK * I >= int64_t(1) << 32 || L * T >= int64_t(1) << 31) {
+    refuse("hidden_states: %ld tokens, too many for 32-bit offsets", T);
+  }
   const int64_t HB = H / kScaleBlock, IB = I / kScaleBlock;
   check_shape(a.logits, "routing_logits", {T, kNumExperts});
   check_shape(a.bias, "routing_bias", {kNumExperts});
@@ -187,8 +190,8 @@ static Call prepare(const Arguments& a) {
     workspace.zeroed.reserve(zeroed, true, a.stream);
   }
   const uint32_t chunks = chunks_per_stage(call.variant);
-  call.w13 = weights_map(a.w13.data, L * 2 * I, H, chunks);
-  call.w2 = weights_map(a.w2.data, L * H, I, chunks);
+  call.w13 = weights_map(a.w13.data, L * 2 * I, H, chunks, a.device);
+  call.w2 = weights_map(a.w2.data, L * H, I, chunks, a.device);
   return call;
 }
 
@@ -203,7 +206,7 @@ void run(const Arguments& a) {
   try {
     MOE_CUDA(launch(call.experts, call.multiprocessors, routed, a.device, a.stream, arguments));
   } catch (...) {
-    call.workspace->zeroed.forget();  // route_chunks counts tokens there, and nobody clears them
+    if (routed) call.workspace->zeroed.forget();  // route_chunks counts tokens there, and nobody clears them
     throw;
   }
 }

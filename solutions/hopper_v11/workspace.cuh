@@ -35,6 +35,13 @@ class Buffer {
   // stays. A new one is zero where `zeroed`, from the next work on `stream` on. Where a step fails, what there is then is put back.
   void reserve(size_t bytes, bool zeroed, cudaStream_t stream) {
     if (bytes <= block_.bytes) return;
+    // What makes it zero would be work of the graph alone.
+    cudaStreamCaptureStatus capture;
+    MOE_CUDA(cudaStreamIsCapturing(stream, &capture));
+    if (capture != cudaStreamCaptureStatusNone) {
+      throw std::runtime_error(
+          "workspace memory cannot grow while a CUDA graph is captured: before, call with as many tokens on this stream");
+    }
     Taken taken(block_);
     const Unlocked unlocked;  // ends before `taken`
     Block& block = taken.block;
@@ -160,7 +167,7 @@ inline size_t carve_scratch(Problem& p, Variant variant, uint8_t* base) {
 // Tensor map of row-major fp8 weights [rows, cols] as [cols / 128, rows, 128], read in boxes of `chunks` x 128 rows x 128
 // bytes with 128-byte swizzle. Promotion to 256 bytes makes the L2 fetch ahead of the box and costs 4% of the bandwidth of a
 // long stream.
-inline CUtensorMap encode_weights(const void* data, uint64_t rows, uint64_t cols, uint32_t chunks) {
+inline CUtensorMap encode_weights(const void* data, uint64_t rows, uint64_t cols, uint32_t chunks, int device) {
   using Encode = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*, const cuuint64_t*,
                               const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
                               CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
@@ -176,9 +183,16 @@ inline CUtensorMap encode_weights(const void* data, uint64_t rows, uint64_t cols
   const cuuint64_t strides[2] = {cols, kScaleBlock};
   const cuuint32_t box[3] = {kScaleBlock, kBoxRows, chunks};
   const cuuint32_t step[3] = {1, 1, 1};
-  const CUresult r = encode(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 3, const_cast<void*>(data), dims, strides, box, step,
-                            CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                            CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const auto once = [&] {
+    return encode(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 3, const_cast<void*>(data), dims, strides, box, step,
+                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  };
+  CUresult r = once();
+  if (r == CUDA_ERROR_INVALID_CONTEXT) {  // a thread that has not used the device yet, as in launch()
+    MOE_CUDA(cudaSetDevice(device));
+    r = once();
+  }
   if (r != CUDA_SUCCESS) {
     throw std::runtime_error("cuTensorMapEncodeTiled(" + std::to_string(rows) + " x " + std::to_string(cols) + "): error " +
                              std::to_string(static_cast<int>(r)));
@@ -186,8 +200,9 @@ inline CUtensorMap encode_weights(const void* data, uint64_t rows, uint64_t cols
   return map;
 }
 
-// The same from a small cache. A map is a function of the address and the sizes alone. The caller's lock is held.
-inline CUtensorMap weights_map(const void* data, uint64_t rows, uint64_t cols, uint32_t chunks) {
+// The same from a small cache. A map is a function of the address and the sizes alone; `device` is the current one. The caller's lock
+// is held.
+inline CUtensorMap weights_map(const void* data, uint64_t rows, uint64_t cols, uint32_t chunks, int device) {
   struct Key {
     const void* data = nullptr;
     uint64_t rows = 0, cols = 0;
@@ -203,7 +218,7 @@ inline CUtensorMap weights_map(const void* data, uint64_t rows, uint64_t cols, u
   }
   const int at = oldest;
   keys[at] = Key{};  // encoding may throw
-  maps[at] = encode_weights(data, rows, cols, chunks);
+  maps[at] = encode_weights(data, rows, cols, chunks, device);
   keys[at] = Key{data, rows, cols, chunks};
   oldest = (oldest + 1) % kEntries;
   return maps[at];

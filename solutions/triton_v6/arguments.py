@@ -24,7 +24,7 @@ NAMES = (
 _F8, _F32, _BF16 = torch.float8_e4m3fn, torch.float32, torch.bfloat16
 DTYPES = (_F32, _BF16, _F8, _F32, _F8, _F32, _F8, _F32, _BF16)
 BLOCK = 128  # elements that share a scale
-OFFSETS = 1 << 31
+LIMIT = 1 << 31  # of what kernels hold in 32 bits, signed
 LARGEST = torch.finfo(_F32).max
 
 
@@ -43,7 +43,7 @@ def scalars(offset: Any, factor: Any) -> tuple[int, float]:
     except (TypeError, ValueError, OverflowError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{name}: {error}") from None
-    if not -OFFSETS <= offset < OFFSETS:
+    if not -LIMIT <= offset < LIMIT:
         raise ValueError(f"local_expert_offset: {offset}, expected 32 bits")
     if LARGEST < abs(factor) < math.inf:
         raise ValueError(f"routed_scaling_factor: {factor}, expected a float32")
@@ -79,6 +79,10 @@ def check(tensors: Sequence[Any]) -> None:
     for name, size in (("hidden_states", h), ("gemm2_weights", i)):
         if size < BLOCK or size % BLOCK:
             raise ValueError(f"{name}: {size} columns, expected a multiple of {BLOCK}")
+    if 2 * i * h > LIMIT:
+        raise ValueError(
+            f"gemm1_weights: {2 * i} x {h} values of an expert, expected {LIMIT} at most"
+        )
     if e < 2 * GROUPS.value or e & (e - 1):
         raise ValueError(
             f"routing_logits: {e} columns, expected a power of two from {2 * GROUPS.value} on"
@@ -102,7 +106,7 @@ def check(tensors: Sequence[Any]) -> None:
 
 
 def guard(tensors: Sequence[torch.Tensor]) -> Callable[..., bool]:
-    """A function that says whether as many tensors have these ones' shapes, strides, types and devices.
+    """A function that says whether tensors, as many arguments, have the shapes, strides, types and devices of `tensors`.
 
     It is torch.compile's own, in C++, which takes less time than reading as many attributes from Python. It also compares
     what autograd, inference mode and views that negate make of a tensor, and refuses one tensor given twice.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CUlaunchAttributeID
 SUCCESS, INVALID_VALUE, INVALID_CONTEXT = 0, 1, 201  # CUresult
 POINTER = 8  # bytes
-# What a compiled kernel's metadata must say: launches here provide neither clusters nor scratch memory.
+# What a compiled kernel's metadata must say: launches here provide no clusters, no cooperative grid and no scratch memory.
 PLAIN = {
     "num_ctas": 1,
     "launch_cooperative_grid": False,

@@ -51,6 +51,10 @@ def run(
         local_expert_offset: id of the first local expert.
         routed_scaling_factor: multiplies the normalised combine weights.
         output: [T, H] bf16, written in full.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit, see `arguments`; nothing was launched.
+        RuntimeError: the CUDA driver refused a launch.
     """
     _run(
         (
@@ -83,7 +87,7 @@ def run_with(
     output: torch.Tensor,
     tiles: Tiles | None = None,
 ) -> None:
-    """`run` with a choice of tiles: an entry of the tile table, or None for the one for T."""
+    """`run` with a choice of tiles: an entry of the tile table, or None for the one for T. Raises what `run` does."""
     _run(
         (
             routing_logits,

@@ -61,6 +61,17 @@ def test_what_converts_to_a_number(solution: tuple[str, Callable[..., None]], ca
     run_and_check(converted, inputs, f"{name} {case}")
 
 
+def test_a_factor_beyond_a_float32(solution: tuple[str, Callable[..., None]]) -> None:
+    """hopper_v11 refuses it; hopper_v10 multiplies by infinity."""
+    name, run = solution
+    inputs = full_size(7, 32, seed=6)
+    if name == "hopper_v10":
+        pytest.skip("takes it for infinity")
+    with pytest.raises(ValueError, match=r"^routed_scaling_factor: beyond a float32$"):
+        run(*with_scalars(inputs, 32, 1e39))
+    run(*with_scalars(inputs, 32, float("inf")))
+
+
 class TwoTexts(Exception):
     """Cannot be made of one text."""
 
@@ -167,6 +178,60 @@ def at_work_on_streams(
     for thread, row in enumerate(calls):
         for inputs, output, want in zip(row, outputs[thread], expected[thread], strict=True):
             moe_cases.check(output, want, inputs, f"{name} in thread {thread}")
+
+
+def test_other_weights_in_a_thread_that_has_not_used_the_device(
+    solution: tuple[str, Callable[..., None]],
+) -> None:
+    """Their tensor maps are made there, by the driver, which needs a context."""
+    name, run = solution
+    if name == "hopper_v10":
+        pytest.skip("not said of it")
+    inputs = full_size(57, 32, seed=30)
+    run_and_check(run, inputs, f"{name} in the thread that loaded it")
+    other = inputs.clone()
+    expected = moe_cases.reference().run(*other.args())
+    output = moe_cases.poisoned_output(other)
+    torch.cuda.synchronize()
+    with ThreadPoolExecutor(1) as another:
+        another.submit(run, *other.args(), output).result()
+    torch.cuda.synchronize()
+    moe_cases.check(output, expected, other, f"{name} in another thread")
+
+
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty")
+def test_growing_while_a_graph_is_captured(solution: tuple[str, Callable[..., None]]) -> None:
+    """It is refused, as what makes new memory zero would not run; a capture that finds enough replays on present contents."""
+    name, run = solution
+    if name == "hopper_v10":
+        pytest.skip("does not look")
+    few, many = full_size(57, 32, seed=31), full_size(4096, 32, seed=32)
+    output = moe_cases.poisoned_output(many)
+    stream = torch.cuda.Stream()
+
+    def captured(inputs: moe_cases.Inputs) -> torch.cuda.CUDAGraph:
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="relaxed"):
+            run(*inputs.args(), output)
+        return graph
+
+    with torch.cuda.stream(stream):
+        run_and_check(run, few, f"{name} before a capture")
+    with pytest.raises(RuntimeError, match="cannot grow while a CUDA graph is captured"):
+        captured(many)
+    with torch.cuda.stream(stream):
+        run_and_check(run, few, f"{name} after a capture that was refused")
+        run_and_check(run, many, f"{name} with more tokens")
+    graph = captured(many)
+    fresh = full_size(4096, 32, seed=33)
+    many.hidden_states.view(torch.uint8).copy_(fresh.hidden_states.view(torch.uint8))
+    expected = moe_cases.reference().run(*many.args())
+    output.fill_(float("nan"))
+    torch.cuda.synchronize()
+    graph.replay()
+    torch.cuda.synchronize()
+    moe_cases.check(output, expected, many, f"{name} replayed")
 
 
 def test_a_failed_allocation(solution: tuple[str, Callable[..., None]]) -> None:

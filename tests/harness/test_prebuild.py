@@ -1,5 +1,7 @@
 """Solutions are compiled before they are examined, where there are several and a GPU."""
 
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from harness.bench import Prebuild
 from harness.environment import Gpu, find_nvcc
 from harness.paths import Paths
 from harness.plan import Plan, Request, make_plan
+from harness.process import Background
 from harness.record import GpuInfo
 from tests.harness.folders import write_solution
 
@@ -78,3 +81,23 @@ def test_what_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
         left = compiling._process
         assert left is not None and left.returncode() is None
     assert left.returncode() is not None and len(said) == 3
+
+
+@pytest.mark.parametrize("limit", [0, 60])
+def test_waiting_takes_away_nothing_of_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """A daemon that a solution under examination has left is there for the check that looks for it, until the block ends."""
+    plan = plan_for(tmp_path, {"a": SOUND, "b": SOUND})
+    monkeypatch.setattr(bench, "COMPILE_S", limit)
+    daemon = "import subprocess, time; subprocess.Popen(['sleep', '619'], start_new_session=True)"
+    leave = (
+        f"import os, time\nif os.fork() == 0:\n    {daemon}\nelse:\n    os.wait(); time.sleep(60)"
+    )
+    other = Background([sys.executable, "-c", leave])
+    with Prebuild(plan, lambda line: None) as compiling, other:
+        deadline = time.monotonic() + 20
+        while len(other.strays()) != 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        compiling.wait()
+        assert len(other.strays()) == 1

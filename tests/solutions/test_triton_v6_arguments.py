@@ -79,6 +79,10 @@ def test_what_does_not_fit_is_refused(
         ({"hidden": 320}, "hidden_states: 320 columns, expected a multiple of 128"),
         ({"inter": 192}, "gemm2_weights: 192 columns, expected a multiple of 128"),
         ({"local": 0}, "gemm2_weights: 0 experts, expected one at least"),
+        (
+            {"hidden": 1 << 16, "inter": (1 << 14) + 128},
+            "gemm1_weights: 33024 x 65536 values of an expert, expected 2147483648 at most",
+        ),
         ({"experts": 24}, "routing_logits: 24 columns, expected a power of two from 16 on"),
         ({"experts": 8}, "routing_logits: 8 columns, expected a power of two from 16 on"),
     ],
