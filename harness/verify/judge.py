@@ -37,6 +37,9 @@ SOLUTION_S = {"gpu": 600, "cpu": 900}
 """For all checks on one solution, after it was built."""
 FAILED_S = 60  # for what comes after its first fault
 UNDER_TOOL = 10  # times as long under compute-sanitizer
+BUILT_AHEAD = (
+    4  # solutions at most, each in a process with torch: 1 GB of memory and up to five compilers
+)
 BUILD = "build"
 WEIGHTS = "weights"  # made in the child, before the first check
 FLOOR_TOKENS = (1, 57)
@@ -64,7 +67,8 @@ class Judge:
     references: References = field(init=False)
     seeds: Seeds = field(init=False)
     tolerance: Tolerance = field(init=False)
-    _waiting: Waiting | None = field(init=False, default=None)
+    _waiting: dict[str, Waiting] = field(init=False, default_factory=dict)
+    """By solution."""
     _compiling_s: float = field(init=False, default=0.0)
     """Seconds spent on waiting for compilers during the present examination."""
 
@@ -93,19 +97,18 @@ class Judge:
             ) from None
 
     def close(self) -> None:
-        """End the child that waits, and let go of the GPU's memory, so that a benchmark has it."""
-        if self._waiting is not None:
-            self._waiting.end.close()
-            self._waiting = None
+        """End the children that wait, and let go of the GPU's memory, so that a benchmark has it."""
+        while self._waiting:
+            self._waiting.popitem()[1].end.close()
         self.references = References(self.references.sizes, self.references.device)
         if self.plan.gpu is not None:
             torch.cuda.empty_cache()
 
-    def verify(self, variant: Variant, following: Variant | None = None) -> Verification:
+    def verify(self, variant: Variant, following: Sequence[Variant] = ()) -> Verification:
         """All checks on one solution; the child that ran it is gone when this returns.
 
         Args:
-            following: the solution that comes next, whose child is started meanwhile.
+            following: the solutions that come after it, in order. The children of some are started meanwhile.
         """
         start, self._compiling_s = time.monotonic(), 0.0
         checks, found = self._examine(variant, following)
@@ -138,13 +141,12 @@ class Judge:
             return sanitizer.run(tool, exam)
 
     def _examine(
-        self, variant: Variant, following: Variant | None
+        self, variant: Variant, following: Sequence[Variant]
     ) -> tuple[list[CheckResult], list[Accuracy]]:
         checks: list[CheckResult] = []
         found: list[Accuracy] = []
         with self._opened(variant) as exam:
-            if following is not None:
-                self._start_ahead(following)
+            self._start_ahead(following)
             try:
                 self._load(exam)
                 for check in self._checks():
@@ -176,25 +178,33 @@ class Judge:
             self._wait_for_compilers()
         with ExitStack() as end:
             session = None
-            if self._waiting is not None and not wrapper:
-                waiting, self._waiting = self._waiting, None
-                session = waiting.serve(variant.name, end)
+            if variant.name in self._waiting and not wrapper:
+                session = self._waiting.pop(variant.name).serve(end)
             if session is None:
                 session = end.enter_context(self._child(variant, wrapper, extra))
             yield self._exam(variant, session)
 
-    def _start_ahead(self, variant: Variant) -> None:
-        """Start the child of the solution that comes next: it imports what it needs, and waits without having loaded it."""
-        with suppress(OSError), ExitStack() as end:  # else in its turn, where an error is its own
-            session = end.enter_context(self._child(variant))
-            self._waiting = Waiting(variant.name, session, end.pop_all())
+    def _start_ahead(self, following: Sequence[Variant]) -> None:
+        """Start the child of the solution that comes next: it imports what it needs, and waits without having loaded it. Those of
+        the next few that are compiled anew in each process build it as well, side by side."""
+        anew = [variant for variant in following if variant.is_compiled_anew][:BUILT_AHEAD]
+        for variant in (*anew, *following[:1]):
+            if variant.name not in self._waiting:
+                with (
+                    suppress(OSError, Fault),
+                    ExitStack() as end,
+                ):  # else in its turn, where an error is its own
+                    session = end.enter_context(self._child(variant))
+                    if variant in anew:
+                        session.build_ahead(BUILD_S)
+                    self._waiting[variant.name] = Waiting(session, end.pop_all())
 
     def _settle(self, exam: Exam) -> None:
-        """Let compilers and the child that waits come to rest, at no expense of the solution under examination."""
+        """Let compilers and the children that wait come to rest, at no expense of the solution under examination."""
         start = time.monotonic()
         self._wait_for_compilers()
-        if self._waiting is not None:
-            self._waiting.settle()
+        for waiting in self._waiting.values():
+            waiting.settle()
         exam.session.extend(time.monotonic() - start)
 
     def _wait_for_compilers(self) -> None:
@@ -237,7 +247,7 @@ class Judge:
     def _load(self, exam: Exam, times: int = 1) -> None:
         """Have the solution built; then it has `times` the usual limit."""
         try:
-            exam.session.ask("build", timeout_s=times * BUILD_S)
+            exam.session.build(times * BUILD_S)
         except (Died, Refused) as error:
             raise _Over(_failure(BUILD, error)) from None
         try:
