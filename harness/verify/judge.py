@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -37,9 +37,8 @@ SOLUTION_S = {"gpu": 600, "cpu": 900}
 """For all checks on one solution, after it was built."""
 FAILED_S = 60  # for what comes after its first fault
 UNDER_TOOL = 10  # times as long under compute-sanitizer
-BUILT_AHEAD = (
-    4  # solutions at most, each in a process with torch: 1 GB of memory and up to five compilers
-)
+BUILT_AHEAD = 4
+"""Solutions at most; each takes 1 GB of memory for a process with torch, and as many compilers as it has files."""
 BUILD = "build"
 WEIGHTS = "weights"  # made in the child, before the first check
 FLOOR_TOKENS = (1, 57)
@@ -69,8 +68,8 @@ class Judge:
     tolerance: Tolerance = field(init=False)
     _waiting: dict[str, Waiting] = field(init=False, default_factory=dict)
     """By solution."""
-    _compiling_s: float = field(init=False, default=0.0)
-    """Seconds spent on waiting for compilers during the present examination."""
+    _waited_s: float = field(init=False, default=0.0)
+    """Seconds that the present examination has waited for compilers and for other solutions' children."""
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -110,7 +109,7 @@ class Judge:
         Args:
             following: the solutions that come after it, in order. The children of some are started meanwhile.
         """
-        start, self._compiling_s = time.monotonic(), 0.0
+        start, self._waited_s = time.monotonic(), 0.0
         checks, found = self._examine(variant, following)
         checks += [self._under(tool, variant) for tool in self.tools]
         result = Verification(
@@ -118,7 +117,7 @@ class Judge:
             source_hash=variant.source_hash(),
             checks=checks,
             accuracy=found,
-            seconds=round(time.monotonic() - start - self._compiling_s, 1),
+            seconds=round(time.monotonic() - start - self._waited_s, 1),
         )
         self.say(f"{variant.label}: {summary(result)} in {result.seconds:.0f} s")
         return result
@@ -175,7 +174,7 @@ class Judge:
     ) -> Iterator[Exam]:
         """A child that is about to load the solution: the one that waits for its turn, or a new one."""
         if variant.is_compiled_once:
-            self._wait_for_compilers()
+            self._rest()
         with ExitStack() as end:
             session = None
             if variant.name in self._waiting and not wrapper:
@@ -190,10 +189,8 @@ class Judge:
         anew = [variant for variant in following if variant.is_compiled_anew][:BUILT_AHEAD]
         for variant in (*anew, *following[:1]):
             if variant.name not in self._waiting:
-                with (
-                    suppress(OSError, Fault),
-                    ExitStack() as end,
-                ):  # else in its turn, where an error is its own
+                # What fails is started in its turn, where an error is its own.
+                with suppress(OSError, Fault), ExitStack() as end:
                     session = end.enter_context(self._child(variant))
                     if variant in anew:
                         session.build_ahead(BUILD_S)
@@ -201,16 +198,17 @@ class Judge:
 
     def _settle(self, exam: Exam) -> None:
         """Let compilers and the children that wait come to rest, at no expense of the solution under examination."""
-        start = time.monotonic()
-        self._wait_for_compilers()
-        for waiting in self._waiting.values():
-            waiting.settle()
-        exam.session.extend(time.monotonic() - start)
+        exam.session.extend(self._rest(self._waiting.values()))
 
-    def _wait_for_compilers(self) -> None:
+    def _rest(self, children: Iterable[Waiting] = ()) -> float:
+        """Wait until nothing is being compiled and `children` are at rest; returns the seconds."""
         start = time.monotonic()
         self.compiled()
-        self._compiling_s += time.monotonic() - start
+        for child in children:
+            child.settle()
+        seconds = time.monotonic() - start
+        self._waited_s += seconds
+        return seconds
 
     @contextmanager
     def _child(
