@@ -355,7 +355,7 @@ class Prebuild:
         while self._process is not None and self._process.returncode() is None:
             if time.monotonic() > self._deadline:
                 self._say("compiling took too long; each solution is compiled where it is used")
-                self._process.kill()
+                self._process.kill_group()
             time.sleep(POLL_S)
         # Strays are ended with the block: now that could take away what a solution under examination has left.
         self._process = None

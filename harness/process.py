@@ -218,6 +218,10 @@ class Background:
         return strays_of(self.pid, self._before | self._running)
 
     def kill(self) -> None:
+        """Kill the process alone; its group and what left it end with the block."""
+        self._process.kill()
+
+    def kill_group(self) -> None:
         """Kill the process and its group at once; what left the group ends with the block."""
         _signal_group(self._process, signal.SIGKILL)
         _wait(self._process, GRACE_S)

@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -37,8 +37,6 @@ SOLUTION_S = {"gpu": 600, "cpu": 900}
 """For all checks on one solution, after it was built."""
 FAILED_S = 60  # for what comes after its first fault
 UNDER_TOOL = 10  # times as long under compute-sanitizer
-BUILT_AHEAD = 4
-"""Solutions at most; each takes 1 GB of memory for a process with torch, and as many compilers as it has files."""
 BUILD = "build"
 WEIGHTS = "weights"  # made in the child, before the first check
 FLOOR_TOKENS = (1, 57)
@@ -66,10 +64,9 @@ class Judge:
     references: References = field(init=False)
     seeds: Seeds = field(init=False)
     tolerance: Tolerance = field(init=False)
-    _waiting: dict[str, Waiting] = field(init=False, default_factory=dict)
-    """By solution."""
-    _waited_s: float = field(init=False, default=0.0)
-    """Seconds that the present examination has waited for compilers and for other solutions' children."""
+    _waiting: Waiting | None = field(init=False, default=None)
+    _compiling_s: float = field(init=False, default=0.0)
+    """Seconds spent on waiting for compilers during the present examination."""
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -96,20 +93,21 @@ class Judge:
             ) from None
 
     def close(self) -> None:
-        """End the children that wait, and let go of the GPU's memory, so that a benchmark has it."""
-        while self._waiting:
-            self._waiting.popitem()[1].end.close()
+        """End the child that waits, and let go of the GPU's memory, so that a benchmark has it."""
+        if self._waiting is not None:
+            self._waiting.end.close()
+            self._waiting = None
         self.references = References(self.references.sizes, self.references.device)
         if self.plan.gpu is not None:
             torch.cuda.empty_cache()
 
-    def verify(self, variant: Variant, following: Sequence[Variant] = ()) -> Verification:
+    def verify(self, variant: Variant, following: Variant | None = None) -> Verification:
         """All checks on one solution; the child that ran it is gone when this returns.
 
         Args:
-            following: the solutions that come after it, in order. The children of some are started meanwhile.
+            following: the solution that comes next, whose child is started meanwhile.
         """
-        start, self._waited_s = time.monotonic(), 0.0
+        start, self._compiling_s = time.monotonic(), 0.0
         checks, found = self._examine(variant, following)
         checks += [self._under(tool, variant) for tool in self.tools]
         result = Verification(
@@ -117,7 +115,7 @@ class Judge:
             source_hash=variant.source_hash(),
             checks=checks,
             accuracy=found,
-            seconds=round(time.monotonic() - start - self._waited_s, 1),
+            seconds=round(time.monotonic() - start - self._compiling_s, 1),
         )
         self.say(f"{variant.label}: {summary(result)} in {result.seconds:.0f} s")
         return result
@@ -140,12 +138,13 @@ class Judge:
             return sanitizer.run(tool, exam)
 
     def _examine(
-        self, variant: Variant, following: Sequence[Variant]
+        self, variant: Variant, following: Variant | None
     ) -> tuple[list[CheckResult], list[Accuracy]]:
         checks: list[CheckResult] = []
         found: list[Accuracy] = []
         with self._opened(variant) as exam:
-            self._start_ahead(following)
+            if following is not None:
+                self._start_ahead(following)
             try:
                 self._load(exam)
                 for check in self._checks():
@@ -174,41 +173,34 @@ class Judge:
     ) -> Iterator[Exam]:
         """A child that is about to load the solution: the one that waits for its turn, or a new one."""
         if variant.is_compiled_once:
-            self._rest()
+            self._wait_for_compilers()
         with ExitStack() as end:
             session = None
-            if variant.name in self._waiting and not wrapper:
-                session = self._waiting.pop(variant.name).serve(end)
+            if self._waiting is not None and not wrapper:
+                waiting, self._waiting = self._waiting, None
+                session = waiting.serve(variant.name, end)
             if session is None:
                 session = end.enter_context(self._child(variant, wrapper, extra))
             yield self._exam(variant, session)
 
-    def _start_ahead(self, following: Sequence[Variant]) -> None:
-        """Start the child of the solution that comes next: it imports what it needs, and waits without having loaded it. Those of
-        the next few that are compiled anew in each process build it as well, side by side."""
-        anew = [variant for variant in following if variant.is_compiled_anew][:BUILT_AHEAD]
-        for variant in (*anew, *following[:1]):
-            if variant.name not in self._waiting:
-                # What fails is started in its turn, where an error is its own.
-                with suppress(OSError, Fault), ExitStack() as end:
-                    session = end.enter_context(self._child(variant))
-                    if variant in anew:
-                        session.build_ahead(BUILD_S)
-                    self._waiting[variant.name] = Waiting(session, end.pop_all())
+    def _start_ahead(self, variant: Variant) -> None:
+        """Start the child of the solution that comes next: it imports what it needs, and waits without having loaded it."""
+        with suppress(OSError), ExitStack() as end:  # else in its turn, where an error is its own
+            session = end.enter_context(self._child(variant))
+            self._waiting = Waiting(variant.name, session, end.pop_all())
 
     def _settle(self, exam: Exam) -> None:
-        """Let compilers and the children that wait come to rest, at no expense of the solution under examination."""
-        exam.session.extend(self._rest(self._waiting.values()))
+        """Let compilers and the child that waits come to rest, at no expense of the solution under examination."""
+        start = time.monotonic()
+        self._wait_for_compilers()
+        if self._waiting is not None:
+            self._waiting.settle()
+        exam.session.extend(time.monotonic() - start)
 
-    def _rest(self, children: Iterable[Waiting] = ()) -> float:
-        """Wait until nothing is being compiled and `children` are at rest; returns the seconds."""
+    def _wait_for_compilers(self) -> None:
         start = time.monotonic()
         self.compiled()
-        for child in children:
-            child.settle()
-        seconds = time.monotonic() - start
-        self._waited_s += seconds
-        return seconds
+        self._compiling_s += time.monotonic() - start
 
     @contextmanager
     def _child(
@@ -245,7 +237,7 @@ class Judge:
     def _load(self, exam: Exam, times: int = 1) -> None:
         """Have the solution built; then it has `times` the usual limit."""
         try:
-            exam.session.build(times * BUILD_S)
+            exam.session.ask("build", timeout_s=times * BUILD_S)
         except (Died, Refused) as error:
             raise _Over(_failure(BUILD, error)) from None
         try:

@@ -92,9 +92,6 @@ class Session:
         self._end: ParentEnd | None = None
         self._files = 0
         self._deadline = math.inf
-        self._building_s = 0.0
-        """Limit of the build that was asked for ahead and has no answer yet."""
-        self._is_built = False
 
     def __enter__(self) -> "Session":
         try:
@@ -125,45 +122,12 @@ class Session:
             OutOfTime: `limit` was reached.
             Refused: the solution, or what the child did with its result, raised an exception.
         """
-        self._finish_build()
-        return self._ask({"op": op, **arguments}, self._timeout if timeout_s is None else timeout_s)
-
-    def build_ahead(self, timeout_s: float) -> None:
-        """Have the solution built without waiting: whatever is asked next waits for that first.
-
-        Raises:
-            Died: the child takes no command.
-        """
-        try:
-            self._send({"op": "build"}, timeout_s)
-        except (Gone, TimeoutError):
-            raise Died(self._death(), self.tail()) from None
-        self._building_s = timeout_s
-
-    def build(self, timeout_s: float) -> None:
-        """Have the solution built, if that has not been done ahead.
-
-        Raises:
-            Died, Refused: as for any command.
-        """
-        self._finish_build()
-        if not self._is_built:
-            self.ask("build", timeout_s=timeout_s)
-
-    def _finish_build(self) -> None:
-        limit, self._building_s = self._building_s, 0.0
-        if limit:
-            self._ask(None, limit)
-            self._is_built = True
-
-    def _ask(self, message: Message | None, limit: float) -> Message:
-        """Have a command carried out; None: take the answer to one that has been sent."""
         assert self._end is not None
+        message = {"op": op, **arguments}
+        limit = self._timeout if timeout_s is None else timeout_s
         left = self._deadline - time.monotonic()
         try:
-            if message is not None:
-                self._send(message, min(limit, left))
-            answer = self._end.receive(min(limit, left), self._alive)
+            answer = self._end.ask(message, min(limit, left), self._alive)
         except Gone:
             raise Died(self._death(), self.tail()) from None
         except TimeoutError:
@@ -183,13 +147,8 @@ class Session:
             raise Refused(why, self.tail())  # the child has printed the traceback
         return _Answer(answer)
 
-    def _send(self, message: Message, timeout_s: float) -> None:
-        assert self._end is not None
-        self._end.send(message, timeout_s, self._alive)
-
     def settle(self) -> None:
-        """Wait until the child has imported what it needs and built what it was asked to; then it uses no processor until it is asked
-        again.
+        """Wait until the child has imported what it needs; then it uses no processor until it is asked again.
 
         Raises:
             Fault: it has not come so far, or does not answer what it is asked.
@@ -199,7 +158,7 @@ class Session:
             raise Died("its process answered something else")
 
     def kill(self) -> None:
-        """End the child and its compilers at once; the rest follows with the block."""
+        """End the child alone, at once; the rest follows with the block."""
         self._process.kill()
 
     def begin(self) -> None:

@@ -127,17 +127,6 @@ def test_of_two_in_the_background_none_is_the_stray_of_the_other() -> None:
             later.kill()
 
 
-def test_one_that_is_killed_leaves_no_stray_to_another() -> None:
-    """Its compilers go with it, and nobody is charged with them."""
-    code = "import subprocess, time\nsubprocess.Popen(['sleep', '618'])\nprint(1, flush=True)\ntime.sleep(600)"
-    with Background(["sleep", "600"]) as other, Background(python(code)) as killed:
-        deadline = time.monotonic() + 30
-        while "1" not in killed.tail() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        killed.kill()
-        assert killed.returncode() is not None and not other.strays()
-
-
 def test_children_left_behind_are_ended() -> None:
     pids: list[int] = []
     code = "import os, time\nif os.fork() == 0:\n    print(os.getpid()); time.sleep(600)\ntime.sleep(0.5)"

@@ -12,7 +12,7 @@ import pytest
 
 from harness.paths import PROJECT, Paths
 from harness.plan import Request, make_plan
-from harness.record import Verification, VerificationInfo
+from harness.record import VerificationInfo
 from harness.verify import judge as judge_module
 from harness.verify import stage
 from harness.verify.checks import Check
@@ -41,7 +41,9 @@ class Made:
         self.first, self.second = plan.runnable
 
     def waiting(self) -> Session:
-        return self.judge._waiting[self.second.name].session
+        found = self.judge._waiting
+        assert found is not None and found.solution == self.second.name
+        return found.session
 
 
 @pytest.fixture
@@ -70,19 +72,19 @@ def running(words: str) -> list[int]:
 
 
 def test_it_waits_without_its_solution_and_serves_when_its_turn_comes(made: Made) -> None:
-    found = made.judge.verify(made.first, [made.second])
+    found = made.judge.verify(made.first, made.second)
     assert not found.failed, "a child that waits is no process of the one that is examined"
     session = made.waiting()
     assert not made.mark.exists(), "loaded before its turn"
     assert session.busy_share() < 0.1 and session._deadline == float("inf")
     assert not made.judge.verify(made.second).failed
     assert int(made.mark.read_text()) == session._process.pid
-    assert not alive(session._process.pid) and not made.judge._waiting
+    assert not alive(session._process.pid) and made.judge._waiting is None
 
 
 @pytest.mark.parametrize("made", [DAEMON], indirect=True)
 def test_what_the_other_one_starts_is_found_and_ended_beside_it(made: Made) -> None:
-    (failed,) = made.judge.verify(made.first, [made.second]).failed
+    (failed,) = made.judge.verify(made.first, made.second).failed
     assert failed.name == "threads" and "1 processes" in failed.detail
     assert not running("sleep 617") and alive(made.waiting()._process.pid)
     assert not made.judge.verify(made.second).failed
@@ -90,7 +92,7 @@ def test_what_the_other_one_starts_is_found_and_ended_beside_it(made: Made) -> N
 
 @pytest.mark.parametrize("made", ["raise ImportError('no luck')\n"], indirect=True)
 def test_it_serves_after_one_that_cannot_be_built(made: Made) -> None:
-    assert made.judge.verify(made.first, [made.second]).unbuilt
+    assert made.judge.verify(made.first, made.second).unbuilt
     pid = made.waiting()._process.pid
     assert not made.judge.verify(made.second).failed
     assert int(made.mark.read_text()) == pid
@@ -108,7 +110,7 @@ def test_one_that_does_not_answer_is_replaced(
     with monkeypatch.context() as patched:
         if harm == "late":
             patched.setattr(Session, "settle", fail)
-        assert not made.judge.verify(made.first, [made.second]).failed
+        assert not made.judge.verify(made.first, made.second).failed
     session = made.waiting()
     if harm == "late":
         assert not alive(session._process.pid)
@@ -122,7 +124,7 @@ def test_one_that_does_not_answer_is_replaced(
 
 
 def test_close_ends_it(made: Made) -> None:
-    made.judge.verify(made.first, [made.second])
+    made.judge.verify(made.first, made.second)
     session = made.waiting()
     made.judge.close()
     assert not alive(session._process.pid) and not session._folder.exists()
@@ -142,7 +144,8 @@ def test_it_is_at_rest_before_what_goes_by_a_clock(
 
     def look(name: str, alone: bool) -> Check:
         def run(exam: Exam) -> str:
-            (waiting,) = made.judge._waiting.values()
+            waiting = made.judge._waiting
+            assert waiting is not None
             if alone:
                 assert waiting.session.busy_share() < 0.1, "it is still importing"
             seen[name] = (waiting.settled, exam.session._deadline)
@@ -154,80 +157,10 @@ def test_it_is_at_rest_before_what_goes_by_a_clock(
     monkeypatch.setattr(judge_module, "CHECKS", checks)
     monkeypatch.setattr(made.judge, "only", frozenset())
     monkeypatch.setattr(Session, "settle", slow)
-    assert not made.judge.verify(made.first, [made.second]).failed
+    assert not made.judge.verify(made.first, made.second).failed
     assert [settled for settled, _ in seen.values()] == [False, True, True]
     values, clock, again = (deadline for _, deadline in seen.values())
     assert clock >= values + 1 and again < clock + 0.5, "waited for once"
-
-
-class Building:
-    """A judge and solutions of which some count as compiled anew; each says in a file, by a line, which process has loaded it."""
-
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, anew: dict[str, str]):
-        """`anew`: code of those that are compiled anew, before what all do."""
-        self.root = root
-        names = ["first", "second", *anew]
-        for name in names:
-            mark = f"open({str(root / name)!r}, 'a').write(f'{{os.getpid()}}\\n')\n"
-            code = "import os, time\n" + mark + anew.get(name, "") + HONEST
-            write_solution(root / "solutions", name, code)
-        paths = Paths(solutions=root / "solutions", results=root / "results")
-        plan = make_plan(Request(names, backend="cpu", run="r"), paths)
-        compiled = property(lambda variant: variant.folder.name in anew)
-        monkeypatch.setattr(type(plan.runnable[0]), "is_compiled_anew", compiled)
-        self.judge = Judge(plan, "short", 5, print, only=CHECKED)
-        self.variants = plan.runnable
-
-    def verify(self, index: int) -> Verification:
-        return self.judge.verify(self.variants[index], self.variants[index + 1 :])
-
-    def waiting(self) -> dict[str, int]:
-        """Process by folder of who waits."""
-        folders = {variant.name: variant.folder.name for variant in self.variants}
-        found = self.judge._waiting.items()
-        return {folders[name]: waiting.session._process.pid for name, waiting in found}
-
-    def loaded(self, folder: str) -> list[int]:
-        """In which processes it has been loaded."""
-        path = self.root / folder
-        return [int(line) for line in path.read_text().split()] if path.exists() else []
-
-
-def test_what_is_compiled_anew_is_built_side_by_side_and_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before anything goes by a clock, by those of the next few that need it and by no other."""
-    monkeypatch.setattr(judge_module, "BUILT_AHEAD", 2)
-    slow = "time.sleep(1)\n"
-    made = Building(tmp_path, monkeypatch, {"a": slow, "b": slow, "c": slow})
-    try:
-        assert not made.verify(0).failed, "they are no processes of the one that is examined"
-        waiting = made.waiting()
-        assert set(waiting) == {"second", "a", "b"} and not made.loaded("second")
-        assert made.loaded("a") == [waiting["a"]] and made.loaded("b") == [waiting["b"]]
-        assert not made.verify(1).failed and made.waiting() == {k: waiting[k] for k in "ab"}
-        assert not made.verify(2).failed and set(made.waiting()) == {"b", "c"}
-        assert not made.verify(3).failed
-        assert made.loaded("a") == [waiting["a"]] and made.loaded("b") == [waiting["b"]]
-    finally:
-        made.judge.close()
-    assert not made.judge._waiting and not any(map(alive, waiting.values()))
-
-
-def test_one_that_cannot_be_built_ahead_fails_in_its_turn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = Building(tmp_path, monkeypatch, {"broken": "raise ImportError('no luck')\n", "a": ""})
-    try:
-        assert not made.verify(0).failed and not made.verify(1).failed
-        ahead = made.waiting()
-        assert made.loaded("broken") == [ahead["broken"]] and not alive(ahead["broken"])
-        found = made.verify(2)
-        assert found.unbuilt and "no luck" in found.failed[0].detail
-        assert len(made.loaded("broken")) == 2, "in a process of its own as well"
-        assert not made.verify(3).failed and made.loaded("a") == [ahead["a"]]
-    finally:
-        made.judge.close()
 
 
 def test_checks_that_go_by_a_clock_are_marked() -> None:
@@ -238,7 +171,7 @@ def test_checks_that_go_by_a_clock_are_marked() -> None:
     )
 
 
-def test_each_is_followed_by_those_without_a_verdict() -> None:
+def test_each_is_followed_by_the_next_without_a_verdict() -> None:
     names = ["a", "b", "c", "d"]
     plan = SimpleNamespace(runnable=[SimpleNamespace(name=f"{name}_moe") for name in names])
     info = VerificationInfo(form="short", seed=1, solutions=[records.verdict("b")])
@@ -248,7 +181,7 @@ def test_each_is_followed_by_those_without_a_verdict() -> None:
         ceilings = compiled = None
 
         def verify(self, variant, following):
-            asked.append((variant.name, [other.name for other in following]))
+            asked.append((variant.name, following and following.name))
             return records.verdict(variant.name.removesuffix("_moe"))
 
         def close(self) -> None:
@@ -256,12 +189,7 @@ def test_each_is_followed_by_those_without_a_verdict() -> None:
 
     for _ in stage.verify_all(Recorder(), plan, info, None, lambda: None):
         pass
-    assert asked == [
-        ("a_moe", ["c_moe", "d_moe"]),
-        ("c_moe", ["d_moe"]),
-        ("d_moe", []),
-        "closed",
-    ]
+    assert asked == [("a_moe", "c_moe"), ("c_moe", "d_moe"), ("d_moe", None), "closed"]
 
 
 NO_GPU = """
