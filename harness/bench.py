@@ -40,6 +40,7 @@ REFERENCE_S = 600  # the reference on one workload, all trials
 CEILINGS_S = 180
 COMPILE_S = 120  # each, where one is compiled at a time
 POLL_S = 0.1
+DONE = "done"  # a file that `harness.prebuild` leaves in its staged root
 
 
 class GpuBackend:
@@ -333,6 +334,7 @@ class Prebuild:
         self._plan, self._say = plan, say
         self._end = ExitStack()
         self._process: Background | None = None
+        self._done = plan.scratch / "prebuild" / DONE
         self._deadline = math.inf
 
     def __enter__(self) -> "Prebuild":
@@ -345,19 +347,22 @@ class Prebuild:
         env = {**gpu_environment(plan), VISIBLE: ""}
         root = stage(plan.dataset, several, [plan.workloads[0].id], plan.scratch / "prebuild")
         command = [sys.executable, "-m", "harness.prebuild", str(root), plan.definition.name]
+        command.append(str(self._done))
         command += [v.name for v in several]
         self._process = self._end.enter_context(Background(command, env=env, cwd=PROJECT))
         self._deadline = time.monotonic() + len(several) * COMPILE_S
         return self
 
     def wait(self) -> None:
-        """Until all are compiled, or the time for that is up."""
+        """Until all are compiled, or the time for that is up. Its process stays until the block ends, so that what compilers have let
+        go of is below it, and nobody's who is under examination."""
         while self._process is not None and self._process.returncode() is None:
+            if self._done.exists():
+                break
             if time.monotonic() > self._deadline:
                 self._say("compiling took too long; each solution is compiled where it is used")
-                self._process.kill_group()
+                self._process.kill_all()
             time.sleep(POLL_S)
-        # Strays are ended with the block: now that could take away what a solution under examination has left.
         self._process = None
 
     def __exit__(self, *_: object) -> None:

@@ -1,10 +1,12 @@
 """Compiles solutions side by side: who runs them builds them one after another, and finds them built then.
 
-`python -m harness.prebuild ROOT DEFINITION SOLUTION...` runs in a process of its own, which loads what it has built and then ends.
+`python -m harness.prebuild ROOT DEFINITION DONE SOLUTION...` runs in a process of its own, which loads what it has built, makes the
+file DONE and then waits until it is ended.
 One that cannot be built is no fault here: it is said where the solution is built for use.
 """
 
 import os
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,7 +19,7 @@ CORES_EACH = 4
 """Of one build: ninja compiles the files of a solution side by side, too."""
 
 
-def main(root: Path, definition: str, names: list[str]) -> None:
+def main(root: Path, definition: str, done: Path, names: list[str]) -> None:
     """Build the solutions of a staged dataset root, several at a time."""
     os.nice(10)  # others may be under examination
     trace_set = TraceSet.from_path(str(root))
@@ -30,7 +32,9 @@ def main(root: Path, definition: str, names: list[str]) -> None:
 
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // CORES_EACH)) as pool:
         list(pool.map(build, names))
+    done.touch()
+    signal.pause()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4:])

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TextIO
 
-from harness.strays import adopt_orphans, die_with_parent, end_strays, strays_of
+from harness.strays import (
+    adopt_orphans,
+    die_with_parent,
+    end_strays,
+    keep_orphans,
+    kill_below,
+    strays_of,
+)
 
 TAIL_LINES = 400
 TAIL_CHUNKS = 16  # of at most 64 KiB each
@@ -162,7 +169,7 @@ def output_of(args: Sequence[str], cwd: Path | None = None) -> str | None:
 
 
 class Background:
-    """A process that is talked to while it runs; it and its group end with the block.
+    """A process that is talked to while it runs; it and its group end with the block. What it lets go of stays below it while it lives.
 
     What it prints is read all the time, so that it never waits for a reader; only the end is kept.
     """
@@ -192,7 +199,7 @@ class Background:
             env={**(os.environ if self._env is None else self._env), "PYTHONUTF8": "1"},
             cwd=self._cwd,
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=_below_us,
         )
         self._running.add(self.pid)
         self._reader = threading.Thread(target=self._drain, daemon=True)
@@ -221,13 +228,10 @@ class Background:
         """Kill the process alone; its group and what left it end with the block."""
         self._process.kill()
 
-    def kill_group(self) -> None:
-        """Kill the process and its group at once; what left the group ends with the block."""
-        _signal_group(self._process, signal.SIGKILL)
+    def kill_all(self) -> None:
+        """Kill the process and all that is below it at once, compilers in groups of their own as well."""
+        kill_below(self.pid)
         _wait(self._process, GRACE_S)
-        deadline = time.monotonic() + GRACE_S
-        while _group_alive(self._process) and time.monotonic() < deadline:  # reaps what we adopted
-            time.sleep(0.05)
 
     def look_again(self) -> None:
         """Hold it to account for no process that is there now: until now it had nothing to do."""
@@ -244,6 +248,12 @@ class Background:
         with contextlib.suppress(ValueError, OSError):
             while chunk := os.read(self._process.stdout.fileno(), 1 << 16):
                 self._tail.append(chunk)
+
+
+def _below_us() -> None:
+    """Between fork and exec of a process in the background."""
+    die_with_parent()
+    keep_orphans()
 
 
 class _Log:

@@ -26,6 +26,47 @@ def die_with_parent() -> None:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+def keep_orphans() -> None:
+    """For a child between fork and exec: descendants that it orphans stay below it, and do not become ours while it lives."""
+    if _libc is not None:
+        _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def kill_below(pid: int) -> None:
+    """Kill every descendant of a process, in whatever group, and then the process itself. Gives up after LIMIT_S."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)  # it starts no more meanwhile
+    deadline = time.monotonic() + LIMIT_S
+    found: set[int] = set()
+    while time.monotonic() < deadline:
+        below = _descendants(but=set(), of=pid)
+        found |= below
+        running = set(filter(is_running, below))
+        if not running:
+            break
+        for child in running:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    while found and time.monotonic() < deadline:  # they become ours, and would be another's strays
+        time.sleep(0.01)
+        for child in found:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, os.WNOHANG)
+        found = {child for child in found if Path(f"/proc/{child}").exists()}
+
+
+def is_running(pid: int) -> bool:
+    """Whether it is there, and no zombie that nobody has reaped."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return False
+    return fields[0] != b"Z"
+
+
 def adopt_orphans() -> set[int]:
     """Become the parent of orphaned descendants; returns the ids of the descendants that are there already."""
     if _libc is None:
@@ -59,11 +100,12 @@ def end_strays(others: set[int]) -> None:
                 os.waitpid(pid, os.WNOHANG)
 
 
-def _descendants(but: set[int]) -> set[int]:
+def _descendants(but: set[int], of: int | None = None) -> set[int]:
     """Ids of the processes below this one, zombies that nobody has reaped included; empty without /proc.
 
     Args:
         but: left out, with all that is below them.
+        of: below that process instead.
     """
     children: dict[int, set[int]] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
@@ -74,7 +116,7 @@ def _descendants(but: set[int]) -> set[int]:
         except (OSError, IndexError, ValueError):  # it ended while we looked
             continue
     found: set[int] = set()
-    layer = children.get(os.getpid(), set()) - but
+    layer = children.get(os.getpid() if of is None else of, set()) - but
     while layer:
         found |= layer
         layer = set().union(*(children.get(pid, set()) for pid in layer)) - but - found

@@ -17,6 +17,7 @@ from harness.cells import anonymous, tail
 from harness.paths import PROJECT
 from harness.process import Background
 from harness.record import Status
+from harness.strays import is_running
 from harness.verify.cases import Case, Weights, to_json
 from harness.verify.protocol import OUTPUTS, Gone, Message, ParentEnd
 
@@ -201,7 +202,7 @@ class Session:
         return torch.frombuffer(data, dtype=torch.uint8).view(dtype)
 
     def child_processes(self) -> int:
-        """Live processes that the child started, as the kernel counts them: below it, or let go of."""
+        """Live processes that the child started, as the kernel counts them. What they let go of stays below it."""
         found, layer = len(self._process.strays()), [self._process.pid]
         while layer:
             below = []
@@ -211,7 +212,7 @@ class Session:
                         below += [int(word) for word in path.read_text().split()]
                     except (OSError, ValueError):
                         continue
-            found += len(below)
+            found += sum(map(is_running, below))  # it reaps none that it has adopted
             layer = below
         return found
 

@@ -13,18 +13,11 @@ import pytest
 from harness import process
 from harness.paths import PROJECT
 from harness.process import Background, follow, output_of
+from tests.harness.processes import alive, running
 
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-u", "-c", code]
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
 
 
 def test_lines_come_as_they_are_written(tmp_path: Path) -> None:
@@ -125,6 +118,19 @@ def test_of_two_in_the_background_none_is_the_stray_of_the_other() -> None:
             waits.look_again()
             assert not waits.strays()
             later.kill()
+
+
+def test_killing_all_of_one_leaves_nothing_to_another() -> None:
+    """Neither what is below it in a group of its own nor what it has let go of, alive or not."""
+    below = "subprocess.Popen(['sleep', '618'], start_new_session=True)"
+    code = f"import os, subprocess, time\n{below}\nif os.fork() == 0:\n    {below}\n    os._exit(0)\ntime.sleep(600)"
+    with Background(["sleep", "600"]) as other, Background(python(code)) as killed:
+        deadline = time.monotonic() + 30
+        while len(running("sleep 618")) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(running("sleep 618")) == 2 and not other.strays() and not killed.strays()
+        killed.kill_all()
+        assert killed.returncode() is not None and not running("sleep 618") and not other.strays()
 
 
 def test_children_left_behind_are_ended() -> None:

@@ -21,6 +21,7 @@ from harness.verify.judge import Judge
 from harness.verify.session import Died, Session
 from tests.harness import records
 from tests.harness.folders import environment, write_solution
+from tests.harness.processes import alive, running
 
 HONEST = "from tests.cheats.honest import moe\n\ndef run(*inputs):\n    return moe(*inputs)\n"
 LOADED = "import os\nfrom pathlib import Path\nPath({!r}).write_text(str(os.getpid()))\n"
@@ -51,24 +52,6 @@ def made(tmp_path: Path, request: pytest.FixtureRequest):
     found = Made(tmp_path, getattr(request, "param", ""))
     yield found
     found.judge.close()
-
-
-def alive(pid: int) -> bool:
-    path = Path(f"/proc/{pid}/stat")
-    return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-def running(words: str) -> list[int]:
-    """Ids of the processes whose command line holds `words`."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if words in line and alive(int(entry.parent.name)):
-            found.append(int(entry.parent.name))
-    return found
 
 
 def test_it_waits_without_its_solution_and_serves_when_its_turn_comes(made: Made) -> None:
