@@ -27,7 +27,7 @@ def die_with_parent() -> None:
 
 
 def keep_orphans() -> None:
-    """For a child between fork and exec: descendants that it orphans stay below it, and do not become ours while it lives."""
+    """From now on, orphaned descendants of this process stay below it; also for a child between fork and exec."""
     if _libc is not None:
         _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -71,7 +71,7 @@ def adopt_orphans() -> set[int]:
     """Become the parent of orphaned descendants; returns the ids of the descendants that are there already."""
     if _libc is None:
         return set()
-    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    keep_orphans()
     return _descendants(but=set())
 
 

@@ -170,8 +170,10 @@ def test_each_is_followed_by_the_next_without_a_verdict() -> None:
         def close(self) -> None:
             asked.append("closed")
 
-    for _ in stage.verify_all(Recorder(), plan, info, None, lambda: None):
+    recorder, wait = Recorder(), lambda: None
+    for _ in stage.verify_all(recorder, plan, info, None, wait):
         pass
+    assert recorder.compiled is wait, "it waits for the compilers that were started"
     assert asked == [("a_moe", "c_moe"), ("c_moe", "d_moe"), ("d_moe", None), "closed"]
 
 
