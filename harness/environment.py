@@ -29,6 +29,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 KNOWN_FLASHINFER_BENCH = "0.1.2"
 """The version whose ways the harness knows."""
 
+BUILD_CORES = 4
+"""Processors for each solution where several are compiled side by side; one has several files."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 CUDA_HOME = Path("/usr/local/cuda")
 
@@ -226,6 +228,11 @@ def build_variables(capability: str | None, cache: Path) -> dict[str, str]:
         # The builder otherwise takes the folder above the first nvcc on PATH, which a link can lead astray.
         wanted["CUDA_HOME"] = str(CUDA_HOME)
     return wanted
+
+
+def builds_at_once() -> int:
+    """How many solutions this machine compiles side by side."""
+    return max(1, (os.cpu_count() or 1) // BUILD_CORES)
 
 
 def find_nvcc() -> str | None:

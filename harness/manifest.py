@@ -111,6 +111,11 @@ class Variant(BaseModel):
         torch's asks for a GPU and begins anew in every process."""
         return self.manifest.language in COMPILED_LANGUAGES and self.manifest.binding != "torch"
 
+    @property
+    def is_compiled_anew(self) -> bool:
+        """Whether every process that builds it compiles it."""
+        return self.manifest.language in COMPILED_LANGUAGES and not self.is_compiled_once
+
     def fits(self, definition: str) -> bool:
         """Whether the manifest says that it solves `definition`."""
         return any(fnmatchcase(definition, pattern) for pattern in self.manifest.definitions)

@@ -15,8 +15,7 @@ from pathlib import Path
 from flashinfer_bench.compile import BuilderRegistry, BuildError
 from flashinfer_bench.data import TraceSet
 
-CORES_EACH = 4
-"""Of one build: ninja compiles the files of a solution side by side, too."""
+from harness.environment import builds_at_once
 
 
 def main(root: Path, definition: str, done: Path, names: list[str]) -> None:
@@ -30,7 +29,7 @@ def main(root: Path, definition: str, done: Path, names: list[str]) -> None:
         with suppress(BuildError):
             registry.build(trace_set.definitions[definition], solution)
 
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // CORES_EACH)) as pool:
+    with ThreadPoolExecutor(builds_at_once()) as pool:
         list(pool.map(build, names))
     done.touch()
     signal.pause()

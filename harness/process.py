@@ -224,18 +224,14 @@ class Background:
         """Processes that it started and that are not below it any more."""
         return strays_of(self.pid, self._before | self._running)
 
-    def kill(self) -> None:
-        """Kill the process alone; its group and what left it end with the block."""
-        self._process.kill()
-
     def kill_all(self) -> None:
         """Kill the process and all that is below it at once, compilers in groups of their own as well."""
         kill_below(self.pid)
         _wait(self._process, GRACE_S)
 
     def look_again(self) -> None:
-        """Hold it to account for no process that is there now: until now it had nothing to do."""
-        self._before = adopt_orphans()
+        """Hold it to account for no process that is there now, except those below it: the others are of somebody else."""
+        self._before = strays_of(self.pid, set())
 
     def tail(self) -> str:
         """The last lines that it printed."""

@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ import torch
 from harness.bench import gpu_environment
 from harness.cpu import cpu_environment
 from harness.dataset import stage
-from harness.environment import VISIBLE, Gpu
+from harness.environment import BUILD_CORES, VISIBLE, Gpu, builds_at_once
 from harness.errors import HarnessError
 from harness.lock import drop_abandoned
 from harness.manifest import Variant
@@ -37,6 +37,10 @@ SOLUTION_S = {"gpu": 600, "cpu": 900}
 """For all checks on one solution, after it was built."""
 FAILED_S = 60  # for what comes after its first fault
 UNDER_TOOL = 10  # times as long under compute-sanitizer
+BUILT_AHEAD = 4
+"""Solutions at most that are built before their turn; each takes 1 GB of memory for a process with torch."""
+BUILD_AHEAD_S = 240
+"""Then it is left for its turn: whoever is under examination waits for it."""
 BUILD = "build"
 WEIGHTS = "weights"  # made in the child, before the first check
 FLOOR_TOKENS = (1, 57)
@@ -64,9 +68,10 @@ class Judge:
     references: References = field(init=False)
     seeds: Seeds = field(init=False)
     tolerance: Tolerance = field(init=False)
-    _waiting: Waiting | None = field(init=False, default=None)
-    _compiling_s: float = field(init=False, default=0.0)
-    """Seconds spent on waiting for compilers during the present examination."""
+    _waiting: dict[str, Waiting] = field(init=False, default_factory=dict)
+    """By solution."""
+    _waited_s: float = field(init=False, default=0.0)
+    """Seconds that the present examination has waited for compilers and for other solutions' children."""
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -93,21 +98,21 @@ class Judge:
             ) from None
 
     def close(self) -> None:
-        """End the child that waits, and let go of the GPU's memory, so that a benchmark has it."""
-        if self._waiting is not None:
-            self._waiting.end.close()
-            self._waiting = None
+        """End the children that wait, and let go of the GPU's memory, so that a benchmark has it."""
+        with ExitStack() as end:  # all of them, whatever goes wrong with one
+            while self._waiting:
+                end.enter_context(self._waiting.popitem()[1].end)
         self.references = References(self.references.sizes, self.references.device)
         if self.plan.gpu is not None:
             torch.cuda.empty_cache()
 
-    def verify(self, variant: Variant, following: Variant | None = None) -> Verification:
+    def verify(self, variant: Variant, following: Sequence[Variant] = ()) -> Verification:
         """All checks on one solution; the child that ran it is gone when this returns.
 
         Args:
-            following: the solution that comes next, whose child is started meanwhile.
+            following: the solutions that come after it, in order. The children of some are started meanwhile.
         """
-        start, self._compiling_s = time.monotonic(), 0.0
+        start, self._waited_s = time.monotonic(), 0.0
         checks, found = self._examine(variant, following)
         checks += [self._under(tool, variant) for tool in self.tools]
         result = Verification(
@@ -115,7 +120,7 @@ class Judge:
             source_hash=variant.source_hash(),
             checks=checks,
             accuracy=found,
-            seconds=round(time.monotonic() - start - self._compiling_s, 1),
+            seconds=round(time.monotonic() - start - self._waited_s, 1),
         )
         self.say(f"{variant.label}: {summary(result)} in {result.seconds:.0f} s")
         return result
@@ -138,13 +143,12 @@ class Judge:
             return sanitizer.run(tool, exam)
 
     def _examine(
-        self, variant: Variant, following: Variant | None
+        self, variant: Variant, following: Sequence[Variant]
     ) -> tuple[list[CheckResult], list[Accuracy]]:
         checks: list[CheckResult] = []
         found: list[Accuracy] = []
         with self._opened(variant) as exam:
-            if following is not None:
-                self._start_ahead(following)
+            self._start_ahead(following)
             try:
                 self._load(exam)
                 for check in self._checks():
@@ -173,34 +177,45 @@ class Judge:
     ) -> Iterator[Exam]:
         """A child that is about to load the solution: the one that waits for its turn, or a new one."""
         if variant.is_compiled_once:
-            self._wait_for_compilers()
+            self._rest()
         with ExitStack() as end:
             session = None
-            if self._waiting is not None and not wrapper:
-                waiting, self._waiting = self._waiting, None
-                session = waiting.serve(variant.name, end)
+            if variant.name in self._waiting and not wrapper:
+                session = self._waiting.pop(variant.name).serve(end)
             if session is None:
                 session = end.enter_context(self._child(variant, wrapper, extra))
             yield self._exam(variant, session)
 
-    def _start_ahead(self, variant: Variant) -> None:
-        """Start the child of the solution that comes next: it imports what it needs, and waits without having loaded it."""
-        with suppress(OSError), ExitStack() as end:  # else in its turn, where an error is its own
-            session = end.enter_context(self._child(variant))
-            self._waiting = Waiting(variant.name, session, end.pop_all())
+    def _start_ahead(self, following: Sequence[Variant]) -> None:
+        """Start the child of the solution that comes next: it imports what it needs, and waits without having loaded it. The children
+        of the next few that are compiled anew in each process build them as well, side by side."""
+        several = min(BUILT_AHEAD, builds_at_once())
+        anew = [variant for variant in following if variant.is_compiled_anew][:several]
+        compilers = {"MAX_JOBS": os.environ.get("MAX_JOBS", str(BUILD_CORES))}  # of torch's builds
+        for variant in (*anew, *following[:1]):
+            if variant.name not in self._waiting:
+                # What fails is started in its turn, where an error is its own.
+                with suppress(OSError, Fault), ExitStack() as end:
+                    session = end.enter_context(self._child(variant, extra=compilers))
+                    if variant in anew:
+                        session.build_ahead(BUILD_AHEAD_S)
+                    self._waiting[variant.name] = Waiting(session, end.pop_all())
 
     def _settle(self, exam: Exam) -> None:
-        """Let compilers and the child that waits come to rest, at no expense of the solution under examination."""
-        start = time.monotonic()
-        self._wait_for_compilers()
-        if self._waiting is not None:
-            self._waiting.settle()
-        exam.session.extend(time.monotonic() - start)
+        """Let compilers and the children that wait come to rest, at no expense of the solution under examination."""
+        exam.session.extend(self._rest(self._waiting.values()))
+        if not all(waiting.session.is_alive() for waiting in self._waiting.values()):
+            exam.session.begin()  # what one that died has let go of came to us, and is not of who is under examination
 
-    def _wait_for_compilers(self) -> None:
+    def _rest(self, children: Iterable[Waiting] = ()) -> float:
+        """Wait until nothing is being compiled and `children` are at rest; returns the seconds."""
         start = time.monotonic()
         self.compiled()
-        self._compiling_s += time.monotonic() - start
+        for child in children:
+            child.settle()
+        seconds = time.monotonic() - start
+        self._waited_s += seconds
+        return seconds
 
     @contextmanager
     def _child(
@@ -237,7 +252,7 @@ class Judge:
     def _load(self, exam: Exam, times: int = 1) -> None:
         """Have the solution built; then it has `times` the usual limit."""
         try:
-            exam.session.ask("build", timeout_s=times * BUILD_S)
+            exam.session.build(times * BUILD_S)
         except (Died, Refused) as error:
             raise _Over(_failure(BUILD, error)) from None
         try:

@@ -35,15 +35,30 @@ class ParentEnd:
         self._answers = os.open(folder / ANSWERS, os.O_RDWR | os.O_NONBLOCK)
         self._buffer = b""
 
-    def ask(self, message: Message, timeout_s: float, alive: Callable[[], bool]) -> Message:
-        """Send one command and return the answer.
+    def send(self, message: Message, timeout_s: float, alive: Callable[[], bool]) -> None:
+        """Send one command.
+
+        Raises:
+            Gone: the child ended first.
+            TimeoutError: it was not taken within `timeout_s` seconds.
+        """
+        data = json.dumps(message).encode() + b"\n"
+        deadline = time.monotonic() + timeout_s
+        while data:
+            self._wait(self._commands, select.POLLOUT, deadline, alive)
+            try:
+                data = data[os.write(self._commands, data) :]
+            except BlockingIOError:
+                continue
+
+    def receive(self, timeout_s: float, alive: Callable[[], bool]) -> Message:
+        """The answer to the oldest command that has none yet.
 
         Raises:
             Gone: the child ended first.
             TimeoutError: no answer within `timeout_s` seconds.
         """
         deadline = time.monotonic() + timeout_s
-        self._send(json.dumps(message).encode() + b"\n", deadline, alive)
         while b"\n" not in self._buffer:
             self._wait(self._answers, select.POLLIN, deadline, alive)
             try:
@@ -59,14 +74,6 @@ class ParentEnd:
     def close(self) -> None:
         os.close(self._commands)
         os.close(self._answers)
-
-    def _send(self, data: bytes, deadline: float, alive: Callable[[], bool]) -> None:
-        while data:
-            self._wait(self._commands, select.POLLOUT, deadline, alive)
-            try:
-                data = data[os.write(self._commands, data) :]
-            except BlockingIOError:
-                continue
 
     @staticmethod
     def _wait(fd: int, event: int, deadline: float, alive: Callable[[], bool]) -> None:

@@ -93,6 +93,9 @@ class Session:
         self._end: ParentEnd | None = None
         self._files = 0
         self._deadline = math.inf
+        self._building_until: float | None = None
+        """Deadline of the build that was asked for ahead and has no answer yet."""
+        self._is_built = False
 
     def __enter__(self) -> "Session":
         try:
@@ -123,12 +126,45 @@ class Session:
             OutOfTime: `limit` was reached.
             Refused: the solution, or what the child did with its result, raised an exception.
         """
+        self._finish_build()
+        return self._ask({"op": op, **arguments}, self._timeout if timeout_s is None else timeout_s)
+
+    def build_ahead(self, timeout_s: float) -> None:
+        """Have the solution built without waiting: whatever is asked next waits for that first, until `timeout_s` from now at most.
+
+        Raises:
+            Died: the child takes no command.
+        """
+        try:
+            self._send({"op": "build"}, timeout_s)
+        except (Gone, TimeoutError):
+            raise Died(self._death(), self.tail()) from None
+        self._building_until = time.monotonic() + timeout_s
+
+    def build(self, timeout_s: float) -> None:
+        """Have the solution built, if that has not been done ahead.
+
+        Raises:
+            Died, Refused: as for any command.
+        """
+        self._finish_build()
+        if not self._is_built:
+            self.ask("build", timeout_s=timeout_s)
+
+    def _finish_build(self) -> None:
+        until, self._building_until = self._building_until, None
+        if until is not None:
+            self._ask(None, max(0.0, until - time.monotonic()))
+            self._is_built = True
+
+    def _ask(self, message: Message | None, limit: float) -> Message:
+        """Have a command carried out; None: take the answer to one that has been sent."""
         assert self._end is not None
-        message = {"op": op, **arguments}
-        limit = self._timeout if timeout_s is None else timeout_s
         left = self._deadline - time.monotonic()
         try:
-            answer = self._end.ask(message, min(limit, left), self._alive)
+            if message is not None:
+                self._send(message, min(limit, left))
+            answer = self._end.receive(min(limit, left), self.is_alive)
         except Gone:
             raise Died(self._death(), self.tail()) from None
         except TimeoutError:
@@ -148,8 +184,13 @@ class Session:
             raise Refused(why, self.tail())  # the child has printed the traceback
         return _Answer(answer)
 
+    def _send(self, message: Message, timeout_s: float) -> None:
+        assert self._end is not None
+        self._end.send(message, timeout_s, self.is_alive)
+
     def settle(self) -> None:
-        """Wait until the child has imported what it needs; then it uses no processor until it is asked again.
+        """Wait until the child has imported what it needs and built what it was asked to; then it uses no processor until it is asked
+        again.
 
         Raises:
             Fault: it has not come so far, or does not answer what it is asked.
@@ -159,11 +200,11 @@ class Session:
             raise Died("its process answered something else")
 
     def kill(self) -> None:
-        """End the child alone, at once; the rest follows with the block."""
-        self._process.kill()
+        """End the child at once, with all that is below it, compilers for instance; its folder goes with the block."""
+        self._process.kill_all()
 
     def begin(self) -> None:
-        """Its turn begins, for which it may have waited beside another child."""
+        """Hold it to account from now on: it may have waited beside another child until its turn, or another may have died beside it."""
         self._process.look_again()
 
     def limit(self, seconds: float) -> None:
@@ -243,7 +284,8 @@ class Session:
             return 0.0
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def _alive(self) -> bool:
+    def is_alive(self) -> bool:
+        """Whether its process has not ended."""
         return self._process.returncode() is None
 
     def _death(self) -> str:

@@ -63,8 +63,8 @@ def verify_all(
     judge.ceilings, judge.compiled = ceilings, compiled
     left = [variant for variant in plan.runnable if info.of(variant.name) is None]
     try:
-        for variant, following in zip(left, [*left[1:], None], strict=True):
-            info.solutions.append(judge.verify(variant, following))
+        for index, variant in enumerate(left):
+            info.solutions.append(judge.verify(variant, left[index + 1 :]))
             yield
     finally:
         judge.close()

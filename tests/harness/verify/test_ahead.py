@@ -12,7 +12,7 @@ import pytest
 
 from harness.paths import PROJECT, Paths
 from harness.plan import Request, make_plan
-from harness.record import VerificationInfo
+from harness.record import Verification, VerificationInfo
 from harness.verify import judge as judge_module
 from harness.verify import stage
 from harness.verify.checks import Check
@@ -42,9 +42,7 @@ class Made:
         self.first, self.second = plan.runnable
 
     def waiting(self) -> Session:
-        found = self.judge._waiting
-        assert found is not None and found.solution == self.second.name
-        return found.session
+        return self.judge._waiting[self.second.name].session
 
 
 @pytest.fixture
@@ -55,19 +53,19 @@ def made(tmp_path: Path, request: pytest.FixtureRequest):
 
 
 def test_it_waits_without_its_solution_and_serves_when_its_turn_comes(made: Made) -> None:
-    found = made.judge.verify(made.first, made.second)
+    found = made.judge.verify(made.first, [made.second])
     assert not found.failed, "a child that waits is no process of the one that is examined"
     session = made.waiting()
     assert not made.mark.exists(), "loaded before its turn"
     assert session.busy_share() < 0.1 and session._deadline == float("inf")
     assert not made.judge.verify(made.second).failed
     assert int(made.mark.read_text()) == session._process.pid
-    assert not alive(session._process.pid) and made.judge._waiting is None
+    assert not alive(session._process.pid) and not made.judge._waiting
 
 
 @pytest.mark.parametrize("made", [DAEMON], indirect=True)
 def test_what_the_other_one_starts_is_found_and_ended_beside_it(made: Made) -> None:
-    (failed,) = made.judge.verify(made.first, made.second).failed
+    (failed,) = made.judge.verify(made.first, [made.second]).failed
     assert failed.name == "threads" and "1 processes" in failed.detail
     assert not running("sleep 617") and alive(made.waiting()._process.pid)
     assert not made.judge.verify(made.second).failed
@@ -75,7 +73,7 @@ def test_what_the_other_one_starts_is_found_and_ended_beside_it(made: Made) -> N
 
 @pytest.mark.parametrize("made", ["raise ImportError('no luck')\n"], indirect=True)
 def test_it_serves_after_one_that_cannot_be_built(made: Made) -> None:
-    assert made.judge.verify(made.first, made.second).unbuilt
+    assert made.judge.verify(made.first, [made.second]).unbuilt
     pid = made.waiting()._process.pid
     assert not made.judge.verify(made.second).failed
     assert int(made.mark.read_text()) == pid
@@ -93,7 +91,7 @@ def test_one_that_does_not_answer_is_replaced(
     with monkeypatch.context() as patched:
         if harm == "late":
             patched.setattr(Session, "settle", fail)
-        assert not made.judge.verify(made.first, made.second).failed
+        assert not made.judge.verify(made.first, [made.second]).failed
     session = made.waiting()
     if harm == "late":
         assert not alive(session._process.pid)
@@ -107,7 +105,7 @@ def test_one_that_does_not_answer_is_replaced(
 
 
 def test_close_ends_it(made: Made) -> None:
-    made.judge.verify(made.first, made.second)
+    made.judge.verify(made.first, [made.second])
     session = made.waiting()
     made.judge.close()
     assert not alive(session._process.pid) and not session._folder.exists()
@@ -127,8 +125,7 @@ def test_it_is_at_rest_before_what_goes_by_a_clock(
 
     def look(name: str, alone: bool) -> Check:
         def run(exam: Exam) -> str:
-            waiting = made.judge._waiting
-            assert waiting is not None
+            (waiting,) = made.judge._waiting.values()
             if alone:
                 assert waiting.session.busy_share() < 0.1, "it is still importing"
             seen[name] = (waiting.settled, exam.session._deadline)
@@ -140,10 +137,122 @@ def test_it_is_at_rest_before_what_goes_by_a_clock(
     monkeypatch.setattr(judge_module, "CHECKS", checks)
     monkeypatch.setattr(made.judge, "only", frozenset())
     monkeypatch.setattr(Session, "settle", slow)
-    assert not made.judge.verify(made.first, made.second).failed
+    assert not made.judge.verify(made.first, [made.second]).failed
     assert [settled for settled, _ in seen.values()] == [False, True, True]
     values, clock, again = (deadline for _, deadline in seen.values())
     assert clock >= values + 1 and again < clock + 0.5, "waited for once"
+
+
+LOADED_BY = """
+import os, signal, subprocess, time
+with open({!r}, "a+") as file:
+    file.seek(0)
+    again = bool(file.read())
+    print(os.getpid(), file=file)
+"""
+
+
+class Building:
+    """A judge and solutions of which some count as compiled anew, two of them at a time; each says in a file, by a line, which process
+    has loaded it."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch):
+        self.root, self._patch = root, monkeypatch
+
+    def judge_for(self, **anew: str) -> None:
+        """`anew`: code of those that are compiled anew, before what all do; `again` says whether it was loaded before."""
+        root, names = self.root, ["first", "second", *anew]
+        for name in names:
+            code = LOADED_BY.format(str(root / name)) + anew.get(name, "") + HONEST
+            write_solution(root / "solutions", name, code)
+        paths = Paths(solutions=root / "solutions", results=root / "results")
+        plan = make_plan(Request(names, backend="cpu", run="r"), paths)
+        compiled = property(lambda variant: variant.folder.name in anew)
+        self._patch.setattr(type(plan.runnable[0]), "is_compiled_anew", compiled)
+        self._patch.setattr(judge_module, "builds_at_once", lambda: 2)
+        self.judge = Judge(plan, "short", 5, print, only=CHECKED)
+        self.variants = plan.runnable
+
+    def verify(self, index: int) -> Verification:
+        return self.judge.verify(self.variants[index], self.variants[index + 1 :])
+
+    def waiting(self) -> dict[str, int]:
+        """Process by folder of who waits."""
+        folders = {variant.name: variant.folder.name for variant in self.variants}
+        found = self.judge._waiting.items()
+        return {folders[name]: waiting.session._process.pid for name, waiting in found}
+
+    def loaded(self, folder: str) -> list[int]:
+        """In which processes it has been loaded."""
+        path = self.root / folder
+        return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+@pytest.fixture
+def building(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found = Building(tmp_path, monkeypatch)
+    yield found
+    found.judge.close()
+
+
+def test_what_is_compiled_anew_is_built_side_by_side_and_once(building: Building) -> None:
+    """Before anything goes by a clock, by those of the next few that need it and by no other."""
+    slow = "time.sleep(1)\n"
+    building.judge_for(a=slow, b=slow, c=slow)
+    assert not building.verify(0).failed, "they are no processes of the one that is examined"
+    waiting = building.waiting()
+    assert set(waiting) == {"second", "a", "b"} and not building.loaded("second")
+    assert building.loaded("a") == [waiting["a"]] and building.loaded("b") == [waiting["b"]]
+    assert not building.verify(1).failed and building.waiting() == {k: waiting[k] for k in "ab"}
+    assert not building.verify(2).failed and set(building.waiting()) == {"b", "c"}
+    assert not building.verify(3).failed
+    assert building.loaded("a") == [waiting["a"]] and building.loaded("b") == [waiting["b"]]
+    last = building.waiting()["c"]
+    assert alive(last)
+    building.judge.close()
+    assert not building.judge._waiting and not alive(last)
+
+
+def test_one_that_cannot_be_built_ahead_fails_in_its_turn(building: Building) -> None:
+    building.judge_for(broken="raise ImportError('no luck')\n", a="")
+    assert not building.verify(0).failed and not building.verify(1).failed
+    ahead = building.waiting()
+    assert building.loaded("broken") == [ahead["broken"]] and not alive(ahead["broken"])
+    found = building.verify(2)
+    assert found.unbuilt and "no luck" in found.failed[0].detail
+    assert len(building.loaded("broken")) == 2, "in a process of its own as well"
+    assert not building.verify(3).failed and building.loaded("a") == [ahead["a"]]
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_what_one_that_is_built_ahead_leaves_is_charged_to_it_alone(
+    building: Building, dies: bool
+) -> None:
+    """A daemon that it starts while another is examined, also where it dies then."""
+    death = "os.kill(os.getpid(), signal.SIGKILL)\n" if dies else ""
+    building.judge_for(a=DAEMON + death)
+    assert not building.verify(0).failed and len(running("sleep 617")) == 1
+    assert not building.verify(1).failed
+    failed = building.verify(2).failed[0]
+    if dies:
+        assert failed.name == "build" and "signal 9" in failed.detail
+    else:
+        assert failed.name == "threads" and "1 processes" in failed.detail
+    assert not running("sleep 617")
+
+
+def test_one_that_is_built_ahead_for_too_long_is_killed_and_built_in_its_turn(
+    building: Building, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the compilers that it has started, and at no expense of who is examined."""
+    monkeypatch.setattr(judge_module, "BUILD_AHEAD_S", 4)
+    building.judge_for(a=f"if not again:\n    {DAEMON.splitlines()[-1]}\n    time.sleep(600)\n")
+    start = time.monotonic()
+    found = building.verify(0)
+    assert not found.failed and found.seconds < time.monotonic() - start - 1, "waiting counts not"
+    late = building.waiting()["a"]
+    assert building.loaded("a") == [late] and not alive(late) and not running("sleep 617")
+    assert not building.verify(2).failed and len(building.loaded("a")) == 2
 
 
 def test_checks_that_go_by_a_clock_are_marked() -> None:
@@ -154,7 +263,7 @@ def test_checks_that_go_by_a_clock_are_marked() -> None:
     )
 
 
-def test_each_is_followed_by_the_next_without_a_verdict() -> None:
+def test_each_is_followed_by_those_without_a_verdict() -> None:
     names = ["a", "b", "c", "d"]
     plan = SimpleNamespace(runnable=[SimpleNamespace(name=f"{name}_moe") for name in names])
     info = VerificationInfo(form="short", seed=1, solutions=[records.verdict("b")])
@@ -164,7 +273,7 @@ def test_each_is_followed_by_the_next_without_a_verdict() -> None:
         ceilings = compiled = None
 
         def verify(self, variant, following):
-            asked.append((variant.name, following and following.name))
+            asked.append((variant.name, [other.name for other in following]))
             return records.verdict(variant.name.removesuffix("_moe"))
 
         def close(self) -> None:
@@ -174,7 +283,12 @@ def test_each_is_followed_by_the_next_without_a_verdict() -> None:
     for _ in stage.verify_all(recorder, plan, info, None, wait):
         pass
     assert recorder.compiled is wait, "it waits for the compilers that were started"
-    assert asked == [("a_moe", "c_moe"), ("c_moe", "d_moe"), ("d_moe", None), "closed"]
+    assert asked == [
+        ("a_moe", ["c_moe", "d_moe"]),
+        ("c_moe", ["d_moe"]),
+        ("d_moe", []),
+        "closed",
+    ]
 
 
 NO_GPU = """
