@@ -356,14 +356,16 @@ class Prebuild:
     def wait(self) -> None:
         """Until all are compiled, or the time for that is up. Its process stays until the block ends, so that what compilers have let
         go of is below it, and nobody's who is under examination."""
-        while self._process is not None and self._process.returncode() is None:
-            if self._done.exists():
-                break
+        process, self._process = self._process, None
+        if process is None:
+            return
+        while process.returncode() is None and not self._done.exists():
             if time.monotonic() > self._deadline:
                 self._say("compiling took too long; each solution is compiled where it is used")
-                self._process.kill_all()
+                process.kill_all()
             time.sleep(POLL_S)
-        self._process = None
+        if process.returncode() is not None:
+            process.kill_all()  # what it has let go of by dying came to us, and would be another's
 
     def __exit__(self, *_: object) -> None:
         self._end.close()

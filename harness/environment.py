@@ -231,8 +231,11 @@ def build_variables(capability: str | None, cache: Path) -> dict[str, str]:
 
 
 def builds_at_once() -> int:
-    """How many solutions this machine compiles side by side."""
-    return max(1, (os.cpu_count() or 1) // BUILD_CORES)
+    """How many solutions are compiled side by side on the processors that this process may use."""
+    usable = (
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
+    return max(1, len(usable) // BUILD_CORES)
 
 
 def find_nvcc() -> str | None:

@@ -225,12 +225,15 @@ class Background:
         return strays_of(self.pid, self._before | self._running)
 
     def kill_all(self) -> None:
-        """Kill the process and all that is below it at once, compilers in groups of their own as well."""
-        kill_below(self.pid)
-        _wait(self._process, GRACE_S)
+        """Kill the process and all that is below it at once, compilers in groups of their own as well; and, where it has died, what it
+        has let go of by that: what is neither below another in the background nor was there before it."""
+        if self.returncode() is None:
+            kill_below(self.pid)
+            _wait(self._process, GRACE_S)
+        end_strays(self._before | self._running)
 
-    def look_again(self) -> None:
-        """Hold it to account for no process that is there now, except those below it: the others are of somebody else."""
+    def disown_others(self) -> None:
+        """Hold it to account for no process that is there now, except those below it."""
         self._before = strays_of(self.pid, set())
 
     def tail(self) -> str:

@@ -240,7 +240,7 @@ class Verification(_Model):
     checks: list[CheckResult]
     accuracy: list[Accuracy] = Field(default_factory=list)
     seconds: float
-    """Of the examination, without those that it waited for compilers and for other solutions' processes."""
+    """Of the examination, less those that it waited for compilers and for other solutions' processes."""
 
     @property
     def failed(self) -> list[CheckResult]:

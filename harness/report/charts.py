@@ -1,4 +1,4 @@
-"""Charts as SVG files that are the same, byte for byte, wherever and whenever they are drawn.
+"""Charts as SVG files that are the same whenever and wherever they are drawn, up to the sixth decimal of a coordinate.
 
 Colours are those of Okabe and Ito, the lightest two darkened until they stand out from white paper. For some colour-blind
 readers two of them are close, so a marker per solution tells them apart without colour. Ink and paper follow the reader's light

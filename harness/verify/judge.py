@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -40,7 +40,7 @@ UNDER_TOOL = 10  # times as long under compute-sanitizer
 BUILT_AHEAD = 4
 """Solutions at most that are built before their turn; each takes 1 GB of memory for a process with torch."""
 BUILD_AHEAD_S = 240
-"""Then it is left for its turn: whoever is under examination waits for it."""
+"""Then they are left for their turn: whoever is under examination waits for them."""
 BUILD = "build"
 WEIGHTS = "weights"  # made in the child, before the first check
 FLOOR_TOKENS = (1, 57)
@@ -99,6 +99,8 @@ class Judge:
 
     def close(self) -> None:
         """End the children that wait, and let go of the GPU's memory, so that a benchmark has it."""
+        for waiting in self._waiting.values():  # at once: they have nothing to finish
+            waiting.session.kill()
         with ExitStack() as end:  # all of them, whatever goes wrong with one
             while self._waiting:
                 end.enter_context(self._waiting.popitem()[1].end)
@@ -189,30 +191,35 @@ class Judge:
     def _start_ahead(self, following: Sequence[Variant]) -> None:
         """Start the child of the solution that comes next: it imports what it needs, and waits without having loaded it. The children
         of the next few that are compiled anew in each process build them as well, side by side."""
-        several = min(BUILT_AHEAD, builds_at_once())
+        several = min(
+            BUILT_AHEAD, builds_at_once() - 1
+        )  # one share is for the solution under examination
         anew = [variant for variant in following if variant.is_compiled_anew][:several]
-        compilers = {"MAX_JOBS": os.environ.get("MAX_JOBS", str(BUILD_CORES))}  # of torch's builds
-        for variant in (*anew, *following[:1]):
+        compilers = {"MAX_JOBS": os.environ.get("MAX_JOBS", str(BUILD_CORES))}  # of each build
+        for variant in (*anew, *(other for other in following[:1] if other not in anew)):
             if variant.name not in self._waiting:
                 # What fails is started in its turn, where an error is its own.
                 with suppress(OSError, Fault), ExitStack() as end:
-                    session = end.enter_context(self._child(variant, extra=compilers))
+                    extra = compilers if variant in anew else None
+                    session = end.enter_context(self._child(variant, extra=extra))
                     if variant in anew:
                         session.build_ahead(BUILD_AHEAD_S)
                     self._waiting[variant.name] = Waiting(session, end.pop_all())
 
     def _settle(self, exam: Exam) -> None:
         """Let compilers and the children that wait come to rest, at no expense of the solution under examination."""
-        exam.session.extend(self._rest(self._waiting.values()))
-        if not all(waiting.session.is_alive() for waiting in self._waiting.values()):
-            exam.session.begin()  # what one that died has let go of came to us, and is not of who is under examination
+        exam.session.extend(self._rest(self._waiting))
 
-    def _rest(self, children: Iterable[Waiting] = ()) -> float:
+    def _rest(self, children: Mapping[str, Waiting] | None = None) -> float:
         """Wait until nothing is being compiled and `children` are at rest; returns the seconds."""
         start = time.monotonic()
         self.compiled()
-        for child in children:
-            child.settle()
+        until = time.monotonic() + BUILD_AHEAD_S
+        for name, child in (children or {}).items():
+            if not child.settle(until):
+                self.say(
+                    f"{name}: its process did not come to rest before its turn; another takes its place then"
+                )
         seconds = time.monotonic() - start
         self._waited_s += seconds
         return seconds

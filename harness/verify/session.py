@@ -25,6 +25,7 @@ SHARED_MEMORY = Path("/dev/shm")
 PREFIX = "moe-verify-"
 ROOM_BYTES = 1 << 30
 START_S = 120  # imports
+BUSY_SHARE = 0.5  # processor seconds per second of a child that waits
 
 
 class Fault(Exception):
@@ -175,8 +176,12 @@ class Session:
         except ValueError as error:
             raise Died(f"its process answered with what is no answer ({error})") from None
         if "cannot_write" in answer:
-            number = int(answer["cannot_write"])
-            raise OSError(number, os.strerror(number), str(self._folder))
+            try:
+                number = int(answer["cannot_write"])
+                why = os.strerror(number)
+            except (ValueError, TypeError, OverflowError):  # a solution may have written it
+                raise Died("its process answered with what is no answer") from None
+            raise OSError(number, why, str(self._folder))
         if "error" in answer:
             why = _last_line(str(answer["error"]))
             if answer.get("over"):
@@ -188,24 +193,27 @@ class Session:
         assert self._end is not None
         self._end.send(message, timeout_s, self.is_alive)
 
-    def settle(self) -> None:
-        """Wait until the child has imported what it needs and built what it was asked to; then it uses no processor until it is asked
-        again.
+    def settle(self, timeout_s: float = START_S) -> None:
+        """Wait until the child has imported what it needs, and built its solution if it was asked to.
 
         Raises:
-            Fault: it has not come so far, or does not answer what it is asked.
+            Fault: it has not come so far, does not answer what it is asked, or its solution is at work although nothing is asked.
         """
         mark = secrets.token_hex(8)
-        if self.ask("ready", timeout_s=START_S, mark=mark)["mark"] != mark:
+        if self._building_until is not None:
+            self._building_until = min(self._building_until, time.monotonic() + timeout_s)
+        if self.ask("ready", timeout_s=timeout_s, mark=mark)["mark"] != mark:
             raise Died("its process answered something else")
+        if self._is_built and (self.child_processes() or self.busy_share() > BUSY_SHARE):
+            raise Died("its solution is at work although nothing is asked")
 
     def kill(self) -> None:
-        """End the child at once, with all that is below it, compilers for instance; its folder goes with the block."""
+        """End the child at once, with all that it has started; its folder goes with the block."""
         self._process.kill_all()
 
     def begin(self) -> None:
-        """Hold it to account from now on: it may have waited beside another child until its turn, or another may have died beside it."""
-        self._process.look_again()
+        """Its turn begins, for which it may have waited beside another child."""
+        self._process.disown_others()
 
     def limit(self, seconds: float) -> None:
         """From now on all commands together get `seconds`, or what an earlier limit leaves."""

@@ -171,3 +171,12 @@ def test_build_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     found = environment.build_variables("9.0", tmp_path)
     assert found["TVM_FFI_CUDA_ARCH_LIST"] == "10.0a", "the user's own"
     assert found["TORCH_CUDA_ARCH_LIST"] == "9.0a", "as a rule the image's"
+
+
+@pytest.mark.parametrize(("usable", "builds"), [(2, 1), (8, 2), (16, 4)])
+def test_builds_are_counted_by_the_processors_that_may_be_used(
+    monkeypatch: pytest.MonkeyPatch, usable: int, builds: int
+) -> None:
+    monkeypatch.setattr(environment.os, "cpu_count", lambda: 128)
+    monkeypatch.setattr(environment.os, "sched_getaffinity", lambda pid: set(range(usable)))
+    assert environment.builds_at_once() == builds

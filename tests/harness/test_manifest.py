@@ -294,3 +294,25 @@ def test_the_packs_own_folders_are_sound() -> None:
 def test_all_of_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="no solution is called 'all'; known: none"):
         select(survey(tmp_path), ["all"])
+
+
+def test_who_is_compiled_how_often(tmp_path: Path) -> None:
+    """By flashinfer-bench's builders: tvm-ffi's keeps what it has compiled, torch's does not."""
+    found = {}
+    for folder, language, binding in (
+        ("kept", "cuda", None),
+        ("anew", "cuda", "torch"),
+        ("never", "triton", None),
+    ):
+        suffix = "cu" if language == "cuda" else "py"
+        path = write_solution(
+            *(tmp_path, folder),
+            language=language,
+            binding=binding,
+            sources=[f"main.{suffix}"],
+            entry_point=f"main.{suffix}::run",
+        )
+        (path / "main.cu").write_text("void run() {}\n")
+        variant = load_variant(path)
+        found[folder] = (variant.is_compiled_once, variant.is_compiled_anew)
+    assert found == {"kept": (True, False), "anew": (False, True), "never": (False, False)}

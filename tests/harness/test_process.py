@@ -115,7 +115,7 @@ def test_of_two_in_the_background_none_is_the_stray_of_the_other() -> None:
         assert first.returncode() is not None and waits.returncode() is None
         with subprocess.Popen(["sleep", "600"], start_new_session=True) as later:
             assert waits.strays() == {later.pid}
-            waits.look_again()
+            waits.disown_others()
             assert not waits.strays()
             later.kill()
 

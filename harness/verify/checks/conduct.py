@@ -1,8 +1,7 @@
 """What a solution does besides computing: to its outputs' memory, its process, and the functions that judge it."""
 
 from harness.verify.exam import Exam, Failed
-
-BUSY_SHARE = 0.5  # processor seconds per second of a child that waits
+from harness.verify.session import BUSY_SHARE
 
 
 def contract(exam: Exam) -> str:

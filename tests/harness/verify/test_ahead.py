@@ -25,7 +25,8 @@ from tests.harness.processes import alive, running
 
 HONEST = "from tests.cheats.honest import moe\n\ndef run(*inputs):\n    return moe(*inputs)\n"
 LOADED = "import os\nfrom pathlib import Path\nPath({!r}).write_text(str(os.getpid()))\n"
-DAEMON = "import subprocess\nsubprocess.Popen(['sleep', '617'], start_new_session=True)\n"
+WORDS = f"sleep {10_000 + os.getpid()}"  # other tests may run beside these
+DAEMON = f"import subprocess\nsubprocess.Popen({WORDS.split()}, start_new_session=True)\n"
 CHECKED = frozenset({"fresh_inputs", "threads"})
 
 
@@ -63,11 +64,11 @@ def test_it_waits_without_its_solution_and_serves_when_its_turn_comes(made: Made
     assert not alive(session._process.pid) and not made.judge._waiting
 
 
-@pytest.mark.parametrize("made", [DAEMON], indirect=True)
+@pytest.mark.parametrize("made", [DAEMON], indirect=True, ids=["daemon"])
 def test_what_the_other_one_starts_is_found_and_ended_beside_it(made: Made) -> None:
     (failed,) = made.judge.verify(made.first, [made.second]).failed
     assert failed.name == "threads" and "1 processes" in failed.detail
-    assert not running("sleep 617") and alive(made.waiting()._process.pid)
+    assert not running(WORDS) and alive(made.waiting()._process.pid)
     assert not made.judge.verify(made.second).failed
 
 
@@ -85,7 +86,7 @@ def test_one_that_does_not_answer_is_replaced(
 ) -> None:
     """Whatever happened to it while it waited, neither solution is at fault; one that is late is not left at work."""
 
-    def fail(session: Session) -> None:
+    def fail(session: Session, timeout_s: float = 60) -> None:
         raise Died("no answer within 120 s")
 
     with monkeypatch.context() as patched:
@@ -119,8 +120,8 @@ def test_it_is_at_rest_before_what_goes_by_a_clock(
     seen: dict[str, tuple[bool, float]] = {}
     settle = Session.settle
 
-    def slow(session: Session) -> None:
-        settle(session)
+    def slow(session: Session, timeout_s: float = 60) -> None:
+        settle(session, timeout_s)
         time.sleep(1)
 
     def look(name: str, alone: bool) -> Check:
@@ -148,7 +149,7 @@ import os, signal, subprocess, time
 with open({!r}, "a+") as file:
     file.seek(0)
     again = bool(file.read())
-    print(os.getpid(), file=file)
+    print(os.getpid(), os.environ.get("MAX_JOBS"), file=file)
 """
 
 
@@ -169,7 +170,9 @@ class Building:
         plan = make_plan(Request(names, backend="cpu", run="r"), paths)
         compiled = property(lambda variant: variant.folder.name in anew)
         self._patch.setattr(type(plan.runnable[0]), "is_compiled_anew", compiled)
-        self._patch.setattr(judge_module, "builds_at_once", lambda: 2)
+        self._patch.setattr(
+            judge_module, "builds_at_once", lambda: 3
+        )  # one share is the examined one's
         self.judge = Judge(plan, "short", 5, print, only=CHECKED)
         self.variants = plan.runnable
 
@@ -184,8 +187,22 @@ class Building:
 
     def loaded(self, folder: str) -> list[int]:
         """In which processes it has been loaded."""
+        return [int(line.split()[0]) for line in self._lines(folder)]
+
+    def jobs(self, folder: str) -> list[str]:
+        """MAX_JOBS in these processes."""
+        return [line.split()[1] for line in self._lines(folder)]
+
+    def _lines(self, folder: str) -> list[str]:
         path = self.root / folder
-        return [int(line) for line in path.read_text().split()] if path.exists() else []
+        return path.read_text().splitlines() if path.exists() else []
+
+    def wait_for(self, folder: str) -> None:
+        """Until it is being loaded."""
+        deadline = time.monotonic() + 60
+        while not self.loaded(folder) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert self.loaded(folder)
 
 
 @pytest.fixture
@@ -203,7 +220,9 @@ def test_what_is_compiled_anew_is_built_side_by_side_and_once(building: Building
     waiting = building.waiting()
     assert set(waiting) == {"second", "a", "b"} and not building.loaded("second")
     assert building.loaded("a") == [waiting["a"]] and building.loaded("b") == [waiting["b"]]
+    assert building.jobs("a") == ["4"], "compilers beside others are few"
     assert not building.verify(1).failed and building.waiting() == {k: waiting[k] for k in "ab"}
+    assert building.jobs("second") == ["None"], "what is built in its turn has all processors"
     assert not building.verify(2).failed and set(building.waiting()) == {"b", "c"}
     assert not building.verify(3).failed
     assert building.loaded("a") == [waiting["a"]] and building.loaded("b") == [waiting["b"]]
@@ -213,46 +232,114 @@ def test_what_is_compiled_anew_is_built_side_by_side_and_once(building: Building
     assert not building.judge._waiting and not alive(last)
 
 
-def test_one_that_cannot_be_built_ahead_fails_in_its_turn(building: Building) -> None:
-    building.judge_for(broken="raise ImportError('no luck')\n", a="")
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [
+        ("raise ImportError('no luck')\n", "no luck"),
+        ("os._exit(3)\n", "exited with 3"),
+        ("import sys\nopen(sys.argv[1] + '/answers', 'w').write('[]\\n')\n", "is no answer"),
+        (
+            "import sys\nopen(sys.argv[1] + '/answers', 'w').write('{\"cannot_write\": \"x\"}\\n')\n",
+            "is no answer",
+        ),
+    ],
+)
+def test_one_that_cannot_be_built_ahead_fails_in_its_turn(
+    building: Building, broken: str, why: str
+) -> None:
+    building.judge_for(broken=broken, a="")
     assert not building.verify(0).failed and not building.verify(1).failed
     ahead = building.waiting()
     assert building.loaded("broken") == [ahead["broken"]] and not alive(ahead["broken"])
     found = building.verify(2)
-    assert found.unbuilt and "no luck" in found.failed[0].detail
+    assert found.unbuilt and why in found.failed[0].detail
     assert len(building.loaded("broken")) == 2, "in a process of its own as well"
     assert not building.verify(3).failed and building.loaded("a") == [ahead["a"]]
 
 
-@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize("death", ["", "os.kill(os.getpid(), signal.SIGKILL)\n"])
 def test_what_one_that_is_built_ahead_leaves_is_charged_to_it_alone(
-    building: Building, dies: bool
+    building: Building, death: str
 ) -> None:
-    """A daemon that it starts while another is examined, also where it dies then."""
-    death = "os.kill(os.getpid(), signal.SIGKILL)\n" if dies else ""
+    """A daemon that it starts while another is examined, also where it dies then: it is ended before anything goes by processes, and
+    found in its turn."""
     building.judge_for(a=DAEMON + death)
-    assert not building.verify(0).failed and len(running("sleep 617")) == 1
+    assert not building.verify(0).failed and not running(WORDS)
     assert not building.verify(1).failed
     failed = building.verify(2).failed[0]
-    if dies:
+    if death:
         assert failed.name == "build" and "signal 9" in failed.detail
     else:
         assert failed.name == "threads" and "1 processes" in failed.detail
-    assert not running("sleep 617")
+    assert len(building.loaded("a")) == 2 and not running(WORDS)
+
+
+def test_one_that_dies_after_it_was_built_leaves_nothing_to_others(
+    building: Building, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process ends between two checks that go by processes, and lets go of one."""
+    building.judge_for(a="", b="")
+
+    def kills(exam: Exam) -> str:
+        dying = building.judge._waiting[building.variants[2].name].session
+        orphan = subprocess.Popen(WORDS.split(), start_new_session=True)
+        os.kill(dying._process.pid, signal.SIGKILL)
+        while dying.is_alive():
+            time.sleep(0.01)
+        assert exam.session.child_processes() == 1, "as if it had been below the one that died"
+        orphan.returncode = 0  # reaped by whoever ends it
+        return ""
+
+    def looks(exam: Exam) -> str:
+        assert exam.session.child_processes() == 0
+        return ""
+
+    monkeypatch.setattr(
+        judge_module,
+        "CHECKS",
+        (Check("kills", kills, True, alone=True), Check("looks", looks, True, alone=True)),
+    )
+    monkeypatch.setattr(building.judge, "only", frozenset())
+    assert not building.verify(0).failed and not running(WORDS)
 
 
 def test_one_that_is_built_ahead_for_too_long_is_killed_and_built_in_its_turn(
     building: Building, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the compilers that it has started, and at no expense of who is examined."""
-    monkeypatch.setattr(judge_module, "BUILD_AHEAD_S", 4)
     building.judge_for(a=f"if not again:\n    {DAEMON.splitlines()[-1]}\n    time.sleep(600)\n")
-    start = time.monotonic()
-    found = building.verify(0)
-    assert not found.failed and found.seconds < time.monotonic() - start - 1, "waiting counts not"
+    settle = Session.settle
+
+    def slow(session: Session, timeout_s: float = 60) -> None:
+        if session._building_until is not None:
+            building.wait_for("a")
+            session._building_until = time.monotonic() + 1
+        settle(session, timeout_s)
+
+    monkeypatch.setattr(Session, "settle", slow)
+    assert not building.verify(0).failed and building.judge._waited_s >= 1
     late = building.waiting()["a"]
-    assert building.loaded("a") == [late] and not alive(late) and not running("sleep 617")
+    assert building.loaded("a") == [late] and not alive(late) and not running(WORDS)
     assert not building.verify(2).failed and len(building.loaded("a")) == 2
+
+
+def test_close_ends_those_that_are_being_built(
+    building: Building, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With their compilers, at once, whatever they do about signals."""
+    stubborn = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + DAEMON + "time.sleep(600)\n"
+    building.judge_for(a=stubborn, b=stubborn)
+    monkeypatch.setattr(
+        building.judge, "only", frozenset({"fresh_inputs"})
+    )  # nothing waits for them
+    assert not building.verify(0).failed
+    waiting = building.waiting()
+    for folder in "ab":
+        building.wait_for(folder)
+    start = time.monotonic()
+    building.judge.close()
+    assert time.monotonic() - start < 4, "a process that ignores SIGTERM is else waited for 5 s"
+    assert not any(map(alive, waiting.values())) and not running(WORDS)
 
 
 def test_checks_that_go_by_a_clock_are_marked() -> None:
