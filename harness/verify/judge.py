@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from harness.atomic import write_atomically
 from harness.bench import gpu_environment
+from harness.cells import anonymous
 from harness.cpu import cpu_environment
 from harness.dataset import stage
 from harness.environment import BUILD_CORES, VISIBLE, Gpu, builds_at_once
@@ -138,11 +140,16 @@ class Judge:
         with self._opened(variant, wrapper, extra) as exam:
             try:
                 self._load(exam, UNDER_TOOL)
+                found = sanitizer.run(tool, exam)
             except _Over as over:
                 why = sanitizer.cause(exam.session.tail(), over.result.detail)
                 named = {"name": sanitizer.check_name(tool), "detail": why}
-                return over.result.model_copy(update=named)
-            return sanitizer.run(tool, exam)
+                found = over.result.model_copy(update=named)
+            if found.outcome == "failed":  # the record has the end of it alone
+                path = self.plan.folder / f"{variant.folder.name}-{tool}.log"
+                write_atomically(path, anonymous(exam.session.tail()) + "\n")
+                found = found.model_copy(update={"detail": f"{found.detail}; see {path.name}"})
+            return found
 
     def _examine(
         self, variant: Variant, following: Sequence[Variant]

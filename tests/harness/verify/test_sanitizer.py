@@ -43,7 +43,12 @@ def test_its_exit_code_and_summary_are_the_verdict(
     assert found == str(program)
     result = Judge(plan, "full", 7, print).sanitize("racecheck", found, plan.variants[0])
     assert (result.name, result.outcome) == ("sanitizer_racecheck", outcome), result
-    assert result.detail == f"{errors} errors (racecheck)"
+    summary, log = f"{errors} errors (racecheck)", plan.folder / "control_returns-racecheck.log"
+    if errors:
+        assert result.detail == f"{summary}; see control_returns-racecheck.log"
+        assert summary in log.read_text()
+    else:
+        assert result.detail == summary and not log.exists()
 
 
 FINDS = """#!/bin/bash
@@ -58,8 +63,8 @@ exit $bad
 @pytest.mark.parametrize(
     ("seconds", "errors", "expected"),
     [
-        ("8", "1 error", "^1 error$"),
-        ("0.2", "1 error", "^1 error$"),
+        ("8", "1 error", "^1 error;"),
+        ("0.2", "1 error", "^1 error;"),
         ("0.2", "0 errors", "exited with 99"),
     ],
 )
