@@ -23,7 +23,7 @@ from harness.strays import (
 )
 
 TAIL_LINES = 400
-TAIL_CHUNKS = 16  # of at most 64 KiB each
+TAIL_BYTES = 1 << 20
 LINE_CHARS = (
     1 << 16
 )  # a longer line comes in pieces: output without any newline must not fill memory
@@ -187,7 +187,7 @@ class Background:
         self._args = list(args)
         self._env = None if env is None else dict(env)
         self._cwd = cwd
-        self._tail: deque[bytes] = deque(maxlen=TAIL_CHUNKS)
+        self._tail = bytearray()
 
     def __enter__(self) -> "Background":
         self._before = adopt_orphans()
@@ -239,14 +239,15 @@ class Background:
     def tail(self) -> str:
         """The last lines that it printed."""
         self._reader.join(timeout=0.2)
-        text = b"".join(self._tail).decode(errors="replace")
+        text = bytes(self._tail).decode(errors="replace")
         return "\n".join(text.splitlines()[-TAIL_LINES:])
 
     def _drain(self) -> None:
         assert self._process.stdout is not None
         with contextlib.suppress(ValueError, OSError):
             while chunk := os.read(self._process.stdout.fileno(), 1 << 16):
-                self._tail.append(chunk)
+                self._tail += chunk
+                del self._tail[:-TAIL_BYTES]
 
 
 def _below_us() -> None:

@@ -133,6 +133,20 @@ def test_killing_all_of_one_leaves_nothing_to_another() -> None:
         assert killed.returncode() is not None and not running("sleep 618") and not other.strays()
 
 
+def test_the_end_of_what_one_in_the_background_says_is_kept() -> None:
+    """By bytes, however small the pieces are in which it comes."""
+    code = "import time\nfor i in range(300):\n    print(i, flush=True)\n    time.sleep(0.001)\nprint('x' * 3_000_000)"
+    with (
+        Background(python(code.replace("3_000_000", "3"))) as small,
+        Background(python(code)) as big,
+    ):
+        deadline = time.monotonic() + 30
+        while None in (small.returncode(), big.returncode()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert small.tail().splitlines() == [*map(str, range(300)), "xxx"]
+        assert len(big.tail()) <= 1 << 20 and set(big.tail()) <= set("x\n")
+
+
 def test_children_left_behind_are_ended() -> None:
     pids: list[int] = []
     code = "import os, time\nif os.fork() == 0:\n    print(os.getpid()); time.sleep(600)\ntime.sleep(0.5)"
