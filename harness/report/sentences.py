@@ -92,6 +92,11 @@ def partial(record: RunRecord, grid: Grid, names: Names) -> str | None:
         return None
     missing = Counter(cell.solution for cell in grid.values() if cell.status is Status.MISSING)
     if not missing:
+        passed = [cell for cell in grid.values() if cell.status is Status.PASSED]
+        done = sorted(len(cell.repeat_latencies_ms) or 1 for cell in passed)
+        if done and done[0] < record.repeats:
+            times = f"{done[0]}" if done[0] == done[-1] else f"{done[0]} to {done[-1]}"
+            return f"Partial record: the run was interrupted. No cell is missing, but each was measured {times} times of {record.repeats}."
         return "Partial record: the run was interrupted after its last cell; no cell is missing."
     per_solution = listed(
         f"{number} of {len(record.workloads)} of {names.label(name)}"

@@ -203,6 +203,19 @@ def test_partial_record_says_so_at_the_top():
     assert "**b > a**" in markdown
 
 
+@pytest.mark.parametrize(("second", "times"), [(2, "2"), (3, "2 to 3"), (1, "1 to 2")])
+def test_a_record_that_lacks_repetitions_says_so(second: int, times: str):
+    """Interrupted after the first of several passes over the workloads."""
+    cells = [
+        passed.model_copy(update={"repeat_latencies_ms": [0.5] * n if n > 1 else []})
+        for passed, n in zip(records.single_workload().cells, (2, second), strict=True)
+    ]
+    whole = records.single_workload().model_copy(update={"cells": cells, "repeats": 5})
+    top = render_markdown(whole.model_copy(update={"partial": True})).split("## ")[0]
+    assert f"No cell is missing, but each was measured {times} times of 5." in top
+    assert "Partial record" not in render_markdown(whole)
+
+
 def test_single_solution_has_nothing_to_compare():
     markdown = render_markdown(records.single_solution())
     assert markdown.startswith("# a — 2026-03-04\n")
