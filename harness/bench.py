@@ -363,6 +363,7 @@ class Prebuild:
             if time.monotonic() > self._deadline:
                 self._say("compiling took too long; each solution is compiled where it is used")
                 process.kill_all()
+                break
             time.sleep(POLL_S)
         if process.returncode() is not None:
             process.kill_all()  # what it has let go of by dying came to us, and would be another's

@@ -147,7 +147,7 @@ def write_out(dataset: Dataset, variants: list[Variant], out: Path) -> Path:
         HarnessError: `out` is there and not empty.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise HarnessError(f"--out: {out} exists; name a folder that does not")
+        raise HarnessError(f"OUT: {out} exists; name a folder that does not")
     (out / "traces").mkdir(parents=True)
     _write_definition_and_workloads(dataset, list(dataset.traces), out, link=False)
     _write_solutions(dataset.definition, variants, out)

@@ -19,7 +19,7 @@ def write_solution_json(variant: Variant, definition: str, out: Path) -> Path:
     _check_fit(variant, definition)
     if out.is_dir():
         raise HarnessError(
-            f"--out: {out} is a folder; name the file, such as {out / 'solution.json'}"
+            f"OUT: {out} is a folder; name the file, such as {out / 'solution.json'}"
         )
     write_atomically(out, json.dumps(variant.solution_json(definition), indent=2) + "\n")
     return out

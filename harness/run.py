@@ -42,6 +42,7 @@ from harness.verify.stage import (
     open_judge,
     refusals,
     refused_cells,
+    unverified,
     verify_all,
     without_impossible,
     without_unexamined,
@@ -149,13 +150,16 @@ def execute(
                 )
                 session.warnings.append(warning)
                 progress.note(warning)
-            if plan.gpu:
-                session.warnings += _gpu_warnings(session.before, "before")
-                if session.ceilings is None:
-                    progress.note(f"measuring the ceilings of {plan.gpu.info.name}")
-                    session.ceilings, warning = measure_ceilings(plan)
-                    session.warnings += [warning] if warning else []
             with ExitStack() as end:
+                if judge is not None:
+                    end.callback(judge.close)
+                    judge.expect(unverified(plan, info)[0])
+                if plan.gpu:
+                    session.warnings += _gpu_warnings(session.before, "before")
+                    if session.ceilings is None:
+                        progress.note(f"measuring the ceilings of {plan.gpu.info.name}")
+                        session.ceilings, warning = measure_ceilings(plan)
+                        session.warnings += [warning] if warning else []
                 compiling = Prebuild(plan, progress.note)
                 if plan.gpu and kept is None:  # else it has been done
                     end.enter_context(compiling)

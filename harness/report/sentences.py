@@ -96,7 +96,7 @@ def partial(record: RunRecord, grid: Grid, names: Names) -> str | None:
         done = sorted(len(cell.repeat_latencies_ms) or 1 for cell in passed)
         if done and done[0] < record.repeats:
             times = f"{done[0]}" if done[0] == done[-1] else f"{done[0]} to {done[-1]}"
-            return f"Partial record: the run was interrupted. No cell is missing, but each was measured {times} times of {record.repeats}."
+            return f"Partial record: the run was interrupted. No cell is missing, but of {record.repeats} repetitions each has {times}."
         return "Partial record: the run was interrupted after its last cell; no cell is missing."
     per_solution = listed(
         f"{number} of {len(record.workloads)} of {names.label(name)}"

@@ -110,6 +110,10 @@ class Judge:
         if self.plan.gpu is not None:
             torch.cuda.empty_cache()
 
+    def expect(self, variant: Variant) -> None:
+        """Start the child of the first solution, which imports what it needs while the caller does something else; `close` ends it."""
+        self._start_ahead([variant])
+
     def verify(self, variant: Variant, following: Sequence[Variant] = ()) -> Verification:
         """All checks on one solution; the child that ran it is gone when this returns.
 

@@ -14,6 +14,8 @@ from typing import Any
 
 COMMANDS = "commands"
 ANSWERS = "answers"
+ANSWER_BYTES = 1 << 20
+"""More than any command's answer has."""
 OUTPUTS = "outputs"
 
 Message = dict[str, Any]
@@ -57,6 +59,7 @@ class ParentEnd:
         Raises:
             Gone: the child ended first.
             TimeoutError: no answer within `timeout_s` seconds.
+            ValueError: what came is no answer.
         """
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._buffer:
@@ -65,6 +68,11 @@ class ParentEnd:
                 self._buffer += os.read(self._answers, 1 << 16)
             except BlockingIOError:
                 continue
+            # A solution may write there, too, and never end the line.
+            if len(self._buffer) > ANSWER_BYTES:
+                raise ValueError("an answer without an end")
+            if b"\n" not in self._buffer and time.monotonic() > deadline:
+                raise TimeoutError
         line, _, self._buffer = self._buffer.partition(b"\n")
         answer = json.loads(line)
         if not isinstance(answer, dict):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from harness.cells import in_grid_order
+from harness.manifest import Variant
 from harness.plan import Plan
 from harness.record import (
     Ceilings,
@@ -39,13 +40,18 @@ def open_judge(
     Raises:
         HarnessError: nonsense would pass under the plan's profile, a check is not known, or there is no way to run here.
     """
-    if info.form == "none" or all(info.of(variant.name) for variant in plan.runnable):
+    if info.form == "none" or not unverified(plan, info):
         return None
     from harness.verify.judge import Judge  # here: it imports torch, which takes seconds
 
     if info.seed is None:
         info.seed = secrets.randbits(48)
     return Judge(plan, info.form, info.seed, say, tools, frozenset(only))
+
+
+def unverified(plan: Plan, info: VerificationInfo) -> list[Variant]:
+    """The runnable solutions that `info` has no verdict on."""
+    return [variant for variant in plan.runnable if info.of(variant.name) is None]
 
 
 def verify_all(
@@ -61,7 +67,7 @@ def verify_all(
         compiled: see `Judge.compiled`.
     """
     judge.ceilings, judge.compiled = ceilings, compiled
-    left = [variant for variant in plan.runnable if info.of(variant.name) is None]
+    left = unverified(plan, info)
     try:
         for index, variant in enumerate(left):
             info.solutions.append(judge.verify(variant, left[index + 1 :]))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from math import inf
 from pathlib import Path
+from statistics import median
 
 import pytest
 from flashinfer_bench.agents import pack_solution_from_files
@@ -116,7 +117,7 @@ def test_export_command(tmp_path: Path):
     done = harness("export", "triton_v2", "--definition", "rmsnorm", "--out", tmp_path / "s.json")
     assert done.returncode == 2 and "rmsnorm" in done.stderr and not (tmp_path / "s.json").exists()
     done = harness("export", "triton_v2", "--out", tmp_path)
-    assert done.returncode == 2 and f"--out: {tmp_path} is a folder" in done.stderr
+    assert done.returncode == 2 and f"OUT: {tmp_path} is a folder" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -136,11 +137,16 @@ def test_committed_traces_load_in_flashinfer_bench(published: Path, folder: Path
     record = load_record(folder)
     cells = {(c.solution, c.workload): c for c in record.cells}
     assert {(t.solution, t.workload.uuid) for t in found} <= set(cells)
+    latencies: dict[tuple[str, str], list[float]] = {}
     for trace in found:
-        cell = cells[trace.solution, trace.workload.uuid]
-        assert trace.evaluation and trace.evaluation.status.value == cell.status.value
+        key = trace.solution, trace.workload.uuid
+        assert trace.evaluation and trace.evaluation.status.value == cells[key].status.value
         speed = trace.evaluation.performance
-        assert (speed.latency_ms if speed else None) == cell.latency_ms
+        latencies.setdefault(key, []).extend([speed.latency_ms] if speed else [])
+    for key, measured in latencies.items():
+        assert (median(measured) if measured else None) == cells[key].latency_ms
+    if record.repeats > 1:
+        return  # there the best is by medians, which flashinfer-bench does not form
     workload = next(w for w in record.workloads if w.seq_len == 1)
     fastest = max(
         (c for c in record.cells if c.workload == workload.id and c.speedup),

@@ -212,7 +212,7 @@ def test_a_record_that_lacks_repetitions_says_so(second: int, times: str):
     ]
     whole = records.single_workload().model_copy(update={"cells": cells, "repeats": 5})
     top = render_markdown(whole.model_copy(update={"partial": True})).split("## ")[0]
-    assert f"No cell is missing, but each was measured {times} times of 5." in top
+    assert f"No cell is missing, but of 5 repetitions each has {times}." in top
     assert "Partial record" not in render_markdown(whole)
 
 

@@ -64,6 +64,14 @@ def test_it_waits_without_its_solution_and_serves_when_its_turn_comes(made: Made
     assert not alive(session._process.pid) and not made.judge._waiting
 
 
+def test_the_first_is_expected_before_anything_is_verified(made: Made) -> None:
+    """As it is while the GPU's ceilings are measured."""
+    made.judge.expect(made.second)
+    pid = made.waiting()._process.pid
+    assert not made.mark.exists(), "loaded before its turn"
+    assert not made.judge.verify(made.second).failed and int(made.mark.read_text()) == pid
+
+
 @pytest.mark.parametrize("made", [DAEMON], indirect=True, ids=["daemon"])
 def test_what_the_other_one_starts_is_found_and_ended_beside_it(made: Made) -> None:
     (failed,) = made.judge.verify(made.first, [made.second]).failed
@@ -338,7 +346,7 @@ def test_close_ends_those_that_are_being_built(
         building.wait_for(folder)
     start = time.monotonic()
     building.judge.close()
-    assert time.monotonic() - start < 4, "a process that ignores SIGTERM is else waited for 5 s"
+    assert time.monotonic() - start < 9, "each that ignores SIGTERM is else waited for 5 s"
     assert not any(map(alive, waiting.values())) and not running(WORDS)
 
 
