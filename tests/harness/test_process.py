@@ -106,6 +106,18 @@ def test_other_children_of_ours_are_left_alone() -> None:
         other.kill()
 
 
+def test_what_is_followed_leaves_one_in_the_background_alone() -> None:
+    """With all that is below it, as while the GPU's rates are measured."""
+    code = "import subprocess, time\nsubprocess.Popen(['sleep', '621'], start_new_session=True)\nprint(1, flush=True)\ntime.sleep(600)"
+    with Background(python(code)) as waits:
+        deadline = time.monotonic() + 30
+        while "1" not in waits.tail() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        follow(python("import os\nif os.fork() == 0:\n    os.setsid()"), timeout_s=30)
+        assert waits.returncode() is None and len(running("sleep 621")) == 1
+    assert not running("sleep 621")
+
+
 def test_of_two_in_the_background_none_is_the_stray_of_the_other() -> None:
     with ExitStack() as end, ExitStack() as end_first:
         first = end_first.enter_context(Background(["sleep", "600"]))
