@@ -1,10 +1,20 @@
-"""The child of a solution that comes later: started while another is examined, as it takes seconds to import what it needs."""
+"""The children of solutions that come later: started while another is examined, as it takes seconds to import what they need, and
+tens of seconds to compile some solutions."""
 
+import os
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 
+from harness.environment import BUILD_CORES, builds_at_once
+from harness.manifest import Variant
 from harness.verify.session import Fault, Session
+
+BUILT_AHEAD = 4
+"""Solutions at most that are built before their turn; each takes 1 GB of memory for a process with torch."""
+BUILD_AHEAD_S = 240
+"""Then they are left for their turn: whoever is under examination waits for them."""
 
 
 @dataclass
@@ -48,3 +58,63 @@ class Waiting:
             end.enter_context(own.pop_all())
         self.session.begin()
         return self.session
+
+
+class Ahead:
+    """All children that wait.
+
+    Args:
+        child: opens a solution's child, with these variables besides its usual ones.
+        say: takes one line of progress.
+    """
+
+    def __init__(
+        self,
+        child: Callable[[Variant, Mapping[str, str]], AbstractContextManager[Session]],
+        say: Callable[[str], None],
+    ):
+        self._child, self._say = child, say
+        self.waiting: dict[str, Waiting] = {}
+        """By solution."""
+
+    def start(self, following: Sequence[Variant]) -> None:
+        """Start the child of the solution that comes next: it imports what it needs, and waits without having loaded it. The children
+        of the next few that are compiled anew in each process build them as well, side by side."""
+        several = min(
+            BUILT_AHEAD, builds_at_once() - 1
+        )  # one share is for the solution under examination
+        anew = [variant for variant in following if variant.is_compiled_anew][:several]
+        compilers = {"MAX_JOBS": os.environ.get("MAX_JOBS", str(BUILD_CORES))}  # of each build
+        for variant in (*anew, *(other for other in following[:1] if other not in anew)):
+            if variant.name not in self.waiting:
+                # What fails is started in its turn, where an error is its own.
+                with suppress(OSError, Fault), ExitStack() as end:
+                    session = end.enter_context(
+                        self._child(variant, compilers if variant in anew else {})
+                    )
+                    if variant in anew:
+                        session.build_ahead(BUILD_AHEAD_S)
+                    self.waiting[variant.name] = Waiting(session, end.pop_all())
+
+    def settle(self) -> None:
+        """Wait until all are at rest; those that do not come to rest are ended."""
+        until = time.monotonic() + BUILD_AHEAD_S
+        for name, child in self.waiting.items():
+            if not child.settle(until):
+                self._say(
+                    f"{name}: its process did not come to rest before its turn; another takes its place then"
+                )
+
+    def take(self, solution: str, end: ExitStack) -> Session | None:
+        """The session of the child that waits for a solution's turn, which has come; it ends with `end`. None where there is none
+        that answers."""
+        waiting = self.waiting.pop(solution, None)
+        return waiting.serve(end) if waiting else None
+
+    def close(self) -> None:
+        """End all."""
+        for waiting in self.waiting.values():  # at once: they have nothing to finish
+            waiting.session.kill()
+        with ExitStack() as end:  # all of them, whatever goes wrong with one
+            while self.waiting:
+                end.enter_context(self.waiting.popitem()[1].end)

@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +14,7 @@ from harness.bench import gpu_environment
 from harness.cells import anonymous
 from harness.cpu import cpu_environment
 from harness.dataset import stage
-from harness.environment import BUILD_CORES, VISIBLE, Gpu, builds_at_once
+from harness.environment import VISIBLE, Gpu
 from harness.errors import HarnessError
 from harness.lock import drop_abandoned
 from harness.manifest import Variant
@@ -22,7 +22,7 @@ from harness.plan import Plan
 from harness.record import Accuracy, Ceilings, CheckResult, Verification, WorkloadInfo
 from harness.roofline import floor_of
 from harness.verify import accuracy, sanitizer
-from harness.verify.ahead import Waiting
+from harness.verify.ahead import Ahead
 from harness.verify.cases import Case, Seeds, Weights
 from harness.verify.checks import CHECKS, Check
 from harness.verify.compare import Tolerance
@@ -39,10 +39,6 @@ SOLUTION_S = {"gpu": 600, "cpu": 900}
 """For all checks on one solution, after it was built."""
 FAILED_S = 60  # for what comes after its first fault
 UNDER_TOOL = 10  # times as long under compute-sanitizer
-BUILT_AHEAD = 4
-"""Solutions at most that are built before their turn; each takes 1 GB of memory for a process with torch."""
-BUILD_AHEAD_S = 240
-"""Then they are left for their turn: whoever is under examination waits for them."""
 BUILD = "build"
 WEIGHTS = "weights"  # made in the child, before the first check
 FLOOR_TOKENS = (1, 57)
@@ -70,8 +66,7 @@ class Judge:
     references: References = field(init=False)
     seeds: Seeds = field(init=False)
     tolerance: Tolerance = field(init=False)
-    _waiting: dict[str, Waiting] = field(init=False, default_factory=dict)
-    """By solution."""
+    _ahead: Ahead = field(init=False)
     _waited_s: float = field(init=False, default=0.0)
     """Seconds that the present examination has waited for compilers and for other solutions' children."""
 
@@ -86,6 +81,7 @@ class Judge:
             raise HarnessError(
                 f"CHECKS: no check is called {', '.join(sorted(unknown))}; there are: {', '.join(known)}"
             )
+        self._ahead = Ahead(lambda variant, extra: self._child(variant, extra=extra), self.say)
         self.seeds = Seeds(self.seed)
         sizes = Sizes.of(plan.definition.const_axes)
         self.references = References(sizes, device)
@@ -101,18 +97,14 @@ class Judge:
 
     def close(self) -> None:
         """End the children that wait, and let go of the GPU's memory, so that a benchmark has it."""
-        for waiting in self._waiting.values():  # at once: they have nothing to finish
-            waiting.session.kill()
-        with ExitStack() as end:  # all of them, whatever goes wrong with one
-            while self._waiting:
-                end.enter_context(self._waiting.popitem()[1].end)
+        self._ahead.close()
         self.references = References(self.references.sizes, self.references.device)
         if self.plan.gpu is not None:
             torch.cuda.empty_cache()
 
     def expect(self, variant: Variant) -> None:
         """Start the child of the first solution, which imports what it needs while the caller does something else; `close` ends it."""
-        self._start_ahead([variant])
+        self._ahead.start([variant])
 
     def verify(self, variant: Variant, following: Sequence[Variant] = ()) -> Verification:
         """All checks on one solution; the child that ran it is gone when this returns.
@@ -161,7 +153,7 @@ class Judge:
         checks: list[CheckResult] = []
         found: list[Accuracy] = []
         with self._opened(variant) as exam:
-            self._start_ahead(following)
+            self._ahead.start(following)
             try:
                 self._load(exam)
                 for check in self._checks():
@@ -190,47 +182,22 @@ class Judge:
     ) -> Iterator[Exam]:
         """A child that is about to load the solution: the one that waits for its turn, or a new one."""
         if variant.is_compiled_once:
-            self._rest()
+            self._wait_for(self.compiled)
         with ExitStack() as end:
-            session = None
-            if variant.name in self._waiting and not wrapper:
-                session = self._waiting.pop(variant.name).serve(end)
+            session = None if wrapper else self._ahead.take(variant.name, end)
             if session is None:
                 session = end.enter_context(self._child(variant, wrapper, extra))
             yield self._exam(variant, session)
 
-    def _start_ahead(self, following: Sequence[Variant]) -> None:
-        """Start the child of the solution that comes next: it imports what it needs, and waits without having loaded it. The children
-        of the next few that are compiled anew in each process build them as well, side by side."""
-        several = min(
-            BUILT_AHEAD, builds_at_once() - 1
-        )  # one share is for the solution under examination
-        anew = [variant for variant in following if variant.is_compiled_anew][:several]
-        compilers = {"MAX_JOBS": os.environ.get("MAX_JOBS", str(BUILD_CORES))}  # of each build
-        for variant in (*anew, *(other for other in following[:1] if other not in anew)):
-            if variant.name not in self._waiting:
-                # What fails is started in its turn, where an error is its own.
-                with suppress(OSError, Fault), ExitStack() as end:
-                    extra = compilers if variant in anew else None
-                    session = end.enter_context(self._child(variant, extra=extra))
-                    if variant in anew:
-                        session.build_ahead(BUILD_AHEAD_S)
-                    self._waiting[variant.name] = Waiting(session, end.pop_all())
-
     def _settle(self, exam: Exam) -> None:
         """Let compilers and the children that wait come to rest, at no expense of the solution under examination."""
-        exam.session.extend(self._rest(self._waiting))
+        exam.session.extend(self._wait_for(self.compiled, self._ahead.settle))
 
-    def _rest(self, children: Mapping[str, Waiting] | None = None) -> float:
-        """Wait until nothing is being compiled and `children` are at rest; returns the seconds."""
+    def _wait_for(self, *others: Callable[[], None]) -> float:
+        """Wait until each returns, which counts for nobody; the seconds."""
         start = time.monotonic()
-        self.compiled()
-        until = time.monotonic() + BUILD_AHEAD_S
-        for name, child in (children or {}).items():
-            if not child.settle(until):
-                self.say(
-                    f"{name}: its process did not come to rest before its turn; another takes its place then"
-                )
+        for come_to_rest in others:
+            come_to_rest()
         seconds = time.monotonic() - start
         self._waited_s += seconds
         return seconds

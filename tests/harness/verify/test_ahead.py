@@ -13,8 +13,8 @@ import pytest
 from harness.paths import PROJECT, Paths
 from harness.plan import Request, make_plan
 from harness.record import Verification, VerificationInfo
+from harness.verify import ahead, stage
 from harness.verify import judge as judge_module
-from harness.verify import stage
 from harness.verify.checks import Check
 from harness.verify.exam import Exam
 from harness.verify.judge import Judge
@@ -43,7 +43,7 @@ class Made:
         self.first, self.second = plan.runnable
 
     def waiting(self) -> Session:
-        return self.judge._waiting[self.second.name].session
+        return self.judge._ahead.waiting[self.second.name].session
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_it_waits_without_its_solution_and_serves_when_its_turn_comes(made: Made
     assert session.busy_share() < 0.1 and session._deadline == float("inf")
     assert not made.judge.verify(made.second).failed
     assert int(made.mark.read_text()) == session._process.pid
-    assert not alive(session._process.pid) and not made.judge._waiting
+    assert not alive(session._process.pid) and not made.judge._ahead.waiting
 
 
 def test_the_first_is_expected_before_anything_is_verified(made: Made) -> None:
@@ -134,7 +134,7 @@ def test_it_is_at_rest_before_what_goes_by_a_clock(
 
     def look(name: str, alone: bool) -> Check:
         def run(exam: Exam) -> str:
-            (waiting,) = made.judge._waiting.values()
+            (waiting,) = made.judge._ahead.waiting.values()
             if alone:
                 assert waiting.session.busy_share() < 0.1, "it is still importing"
             seen[name] = (waiting.settled, exam.session._deadline)
@@ -178,9 +178,7 @@ class Building:
         plan = make_plan(Request(names, backend="cpu", run="r"), paths)
         compiled = property(lambda variant: variant.folder.name in anew)
         self._patch.setattr(type(plan.runnable[0]), "is_compiled_anew", compiled)
-        self._patch.setattr(
-            judge_module, "builds_at_once", lambda: 3
-        )  # one share is the examined one's
+        self._patch.setattr(ahead, "builds_at_once", lambda: 3)  # one share is the examined one's
         self.judge = Judge(plan, "short", 5, print, only=CHECKED)
         self.variants = plan.runnable
 
@@ -190,7 +188,7 @@ class Building:
     def waiting(self) -> dict[str, int]:
         """Process by folder of who waits."""
         folders = {variant.name: variant.folder.name for variant in self.variants}
-        found = self.judge._waiting.items()
+        found = self.judge._ahead.waiting.items()
         return {folders[name]: waiting.session._process.pid for name, waiting in found}
 
     def loaded(self, folder: str) -> list[int]:
@@ -237,7 +235,7 @@ def test_what_is_compiled_anew_is_built_side_by_side_and_once(building: Building
     last = building.waiting()["c"]
     assert alive(last)
     building.judge.close()
-    assert not building.judge._waiting and not alive(last)
+    assert not building.judge._ahead.waiting and not alive(last)
 
 
 @pytest.mark.parametrize(
@@ -257,12 +255,12 @@ def test_one_that_cannot_be_built_ahead_fails_in_its_turn(
 ) -> None:
     building.judge_for(broken=broken, a="")
     assert not building.verify(0).failed and not building.verify(1).failed
-    ahead = building.waiting()
-    assert building.loaded("broken") == [ahead["broken"]] and not alive(ahead["broken"])
+    waiting = building.waiting()
+    assert building.loaded("broken") == [waiting["broken"]] and not alive(waiting["broken"])
     found = building.verify(2)
     assert found.unbuilt and why in found.failed[0].detail
     assert len(building.loaded("broken")) == 2, "in a process of its own as well"
-    assert not building.verify(3).failed and building.loaded("a") == [ahead["a"]]
+    assert not building.verify(3).failed and building.loaded("a") == [waiting["a"]]
 
 
 @pytest.mark.parametrize("death", ["", "os.kill(os.getpid(), signal.SIGKILL)\n"])
@@ -289,7 +287,7 @@ def test_one_that_dies_after_it_was_built_leaves_nothing_to_others(
     building.judge_for(a="", b="")
 
     def kills(exam: Exam) -> str:
-        dying = building.judge._waiting[building.variants[2].name].session
+        dying = building.judge._ahead.waiting[building.variants[2].name].session
         orphan = subprocess.Popen(WORDS.split(), start_new_session=True)
         os.kill(dying._process.pid, signal.SIGKILL)
         while dying.is_alive():
