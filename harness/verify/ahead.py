@@ -52,7 +52,7 @@ class Waiting:
         """Its turn: the session, which now ends with `end`. None, and gone, where it does not answer."""
         with self.end as own:
             try:
-                self.session.settle()
+                self.session.settle(BUILD_AHEAD_S)  # it may be building still
             except (Fault, OSError):  # whether that is the solution's doing shows in another child
                 return None
             end.enter_context(own.pop_all())
@@ -80,21 +80,27 @@ class Ahead:
     def start(self, following: Sequence[Variant]) -> None:
         """Start the child of the solution that comes next: it imports what it needs, and waits without having loaded it. The children
         of the next few that are compiled anew in each process build them as well, side by side."""
-        several = min(
-            BUILT_AHEAD, builds_at_once() - 1
-        )  # one share is for the solution under examination
-        anew = [variant for variant in following if variant.is_compiled_anew][:several]
-        compilers = {"MAX_JOBS": os.environ.get("MAX_JOBS", str(BUILD_CORES))}  # of each build
-        for variant in (*anew, *(other for other in following[:1] if other not in anew)):
-            if variant.name not in self.waiting:
-                # What fails is started in its turn, where an error is its own.
-                with suppress(OSError, Fault), ExitStack() as end:
-                    session = end.enter_context(
-                        self._child(variant, compilers if variant in anew else {})
-                    )
-                    if variant in anew:
-                        session.build_ahead(BUILD_AHEAD_S)
-                    self.waiting[variant.name] = Waiting(session, end.pop_all())
+        # One share of the processors is for the solution under examination.
+        several = min(BUILT_AHEAD, builds_at_once() - 1)
+        for variant in [other for other in following if other.is_compiled_anew][:several]:
+            self._add(variant, builds=True)
+        for variant in following[:1]:
+            self._add(variant)
+
+    def expect(self, variant: Variant) -> None:
+        """Start the child of a solution, which imports what it needs and builds nothing."""
+        self._add(variant)
+
+    def _add(self, variant: Variant, builds: bool = False) -> None:
+        if variant.name in self.waiting:
+            return
+        few = {"MAX_JOBS": os.environ.get("MAX_JOBS", str(BUILD_CORES))}  # compilers of a build
+        # What fails is started in its turn, where an error is its own.
+        with suppress(OSError, Fault), ExitStack() as end:
+            session = end.enter_context(self._child(variant, few if builds else {}))
+            if builds:
+                session.build_ahead(BUILD_AHEAD_S)
+            self.waiting[variant.name] = Waiting(session, end.pop_all())
 
     def settle(self) -> None:
         """Wait until all are at rest; those that do not come to rest are ended."""

@@ -104,7 +104,7 @@ class Judge:
 
     def expect(self, variant: Variant) -> None:
         """Start the child of the first solution, which imports what it needs while the caller does something else; `close` ends it."""
-        self._ahead.start([variant])
+        self._ahead.expect(variant)
 
     def verify(self, variant: Variant, following: Sequence[Variant] = ()) -> Verification:
         """All checks on one solution; the child that ran it is gone when this returns.

@@ -218,6 +218,18 @@ def building(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     found.judge.close()
 
 
+def test_who_is_expected_builds_nothing_before_its_turn(building: Building) -> None:
+    """Compilers would be beside what is timed then; in its turn it has all processors."""
+    building.judge_for(a="")
+    (variant,) = (v for v in building.variants if v.is_compiled_anew)
+    building.judge.expect(variant)
+    session = building.judge._ahead.waiting[variant.name].session
+    session.settle()
+    assert not building.loaded("a")
+    assert not building.judge.verify(variant).failed
+    assert building.loaded("a") == [session._process.pid] and building.jobs("a") == ["None"]
+
+
 def test_what_is_compiled_anew_is_built_side_by_side_and_once(building: Building) -> None:
     """Before anything goes by a clock, by those of the next few that need it and by no other."""
     slow = "time.sleep(1)\n"
