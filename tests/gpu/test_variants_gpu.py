@@ -99,6 +99,57 @@ def test_shaped_routing(
     run_and_check(run, full_size(tokens, offset, routing), f"{name} {routing}")
 
 
+# Tokens of the first local experts, around the sizes at which a kernel may take them for one group or several.
+@pytest.mark.parametrize("tokens", [600, 1200, 1300])
+@pytest.mark.parametrize(
+    "counts",
+    [
+        [64] * 8,
+        [65] + [64] * 7,
+        [128, 129, 1, 33, 32, 64, 65, 127],
+        [48, 49, 80, 81, 96, 16, 17, 8, 9, 255, 256, 257],
+        [100] * 5,
+        [100] * 6,
+        [300] * 3,
+        [600],
+        [130] * 32,
+    ],
+    ids=lambda counts: f"{len(counts)}x{counts[0]}",
+)
+def test_tokens_per_expert(
+    variant: tuple[str, Callable[..., None]], counts: list[int], tokens: int
+) -> None:
+    name, run = variant
+    inputs = full_size(tokens, 32, seed=8)
+    place_tokens(inputs, counts)
+    run_and_check(run, inputs, f"{name} {counts}")
+
+
+def place_tokens(inputs: moe_cases.Inputs, counts: list[int]) -> None:
+    """Route `counts[e]` tokens to local expert e, neighbours as far as possible; all else goes to two groups without local ones."""
+    logits, bias = inputs.routing_logits, inputs.routing_bias
+    first, tokens = inputs.local_expert_offset, len(logits)
+    assert first == 32 and max(counts) <= tokens and sum(counts) <= 8 * tokens
+    bias.zero_()
+    logits.normal_(-10.0, 0.1)
+    at = torch.arange(tokens, device=logits.device)
+    chosen = torch.zeros(tokens, dtype=torch.int64, device=logits.device)
+    start = 0
+    for expert, count in enumerate(counts):
+        mine = (at - start) % tokens < count
+        logits[mine, first + expert] += 15.0
+        chosen += mine
+        start += count
+    fill = torch.arange(8, device=logits.device)[None] < (8 - chosen)[:, None]
+    logits[:, 128:132] += 15.0 * fill[:, :4]  # experts of the fifth group
+    logits[:, 160:164] += 15.0 * fill[:, 4:]  # and of the sixth
+    ids, _ = moe_cases.reference().route(logits, bias, inputs.routed_scaling_factor)
+    local = torch.bincount(ids.flatten(), minlength=moe_cases.NUM_EXPERTS)[
+        first : first + moe_cases.NUM_LOCAL
+    ]
+    assert local.tolist() == counts + [0] * (moe_cases.NUM_LOCAL - len(counts))
+
+
 @pytest.mark.parametrize("tokens", [16, 25, 128, 129, 1200, 1201, 5000])
 def test_few_steps_a_tile(variant: tuple[str, Callable[..., None]], tokens: int) -> None:
     """Products so short that a kernel's loaders are done long before its sums: who clears a counter, and when, is tight here."""
@@ -106,6 +157,21 @@ def test_few_steps_a_tile(variant: tuple[str, Callable[..., None]], tokens: int)
     inputs = moe_cases.make_inputs(
         tokens, 32, "half_local", hidden=512, inter=256, device="cuda", seed=tokens
     )
+    run_often(run, inputs, name)
+
+
+@pytest.mark.parametrize("hidden", [512, 768])
+def test_few_steps_a_tile_of_larger_groups(
+    variant: tuple[str, Callable[..., None]], hidden: int
+) -> None:
+    """The same where experts have more tokens than one small group, some none."""
+    name, run = variant
+    inputs = moe_cases.make_inputs(600, 32, hidden=hidden, inter=256, device="cuda", seed=9)
+    place_tokens(inputs, [128, 129, 1, 0, 33, 64, 65, 127])
+    run_often(run, inputs, name)
+
+
+def run_often(run: Callable[..., None], inputs: moe_cases.Inputs, name: str) -> None:
     expected = moe_cases.reference().run(*inputs.args())
     for call in range(100):
         output = moe_cases.poisoned_output(inputs)
@@ -194,6 +260,7 @@ REFUSING: dict[str, dict[str, str]] = {
     "hopper_v9": {},
     "hopper_v10": {},
     "hopper_v11": {},
+    "hopper_v12": {},
     "triton_v6": {
         "not contiguous": "copies it",
         "not aligned": "has a kernel for it",
