@@ -3,6 +3,7 @@
 Run with `pytest -m gpu tests/gpu`; needs sgl_kernel and about 40 GB of GPU memory.
 """
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from harness.environment import build_variables, visible_gpus
 from harness.manifest import Variant
@@ -113,6 +116,35 @@ def test_tokens_per_expert(
     run_and_check(run, inputs, f"{name} {counts}")
 
 
+# Tokens of the first local experts of T. With few groups hopper_v13 multiplies a tile by both warpgroups, cuts all tiles of GEMM1 or those
+# of the last groups, and sums the pieces. One expert of 1,200 tokens has ten groups, for whose sums there is no room.
+FEW_EXPERTS: dict[str, Callable[[int], list[int]]] = {
+    "one": lambda t: [t],
+    "one and a half": lambda t: [t, t // 2],
+    "one and two of 17": lambda t: [17] if t % 2 else [9, 17],
+    "two and three of few": lambda t: [5, 7] if t % 2 else [5, 5, 5],
+    "two": lambda t: [min(t, 30), min(t, 40)],
+    "three": lambda t: [t // 2] * 3,
+    "five": lambda t: [0, t // 3, t // 4, 0, t // 5, 40 if t > 40 else 1, t // 3],
+    "six of few": lambda t: [11] * 6,
+    "eight": lambda t: [t * 3 // 4] * 8,
+    "seven and one twice as large": lambda t: [t // 2] * 7 + [t],
+    "nine": lambda t: [t // 2] * 8 + [t],
+    "ten, one of all": lambda t: [t] + [3] * 9,
+    "eleven": lambda t: [t // 12] * 3 + [t // 24] * 4 + [t // 40, t // 2, 16, 17],
+    "twelve of one": lambda t: [1] * 12,
+}
+
+
+@pytest.mark.parametrize("tokens", [17, 25, 100, 128, 129, 200, 1200])
+@pytest.mark.parametrize("experts", FEW_EXPERTS)
+def test_few_experts(variant: tuple[str, Callable[..., None]], experts: str, tokens: int) -> None:
+    name, run = variant
+    inputs = full_size(tokens, 32, seed=10)
+    place_tokens(inputs, FEW_EXPERTS[experts](tokens))
+    run_and_check(run, inputs, f"{name} {experts}")
+
+
 def place_tokens(inputs: moe_cases.Inputs, counts: list[int]) -> None:
     """Route `counts[e]` tokens to local expert e, neighbours as far as possible; all else goes to two groups without local ones."""
     logits, bias = inputs.routing_logits, inputs.routing_bias
@@ -148,14 +180,31 @@ def test_few_steps_a_tile(variant: tuple[str, Callable[..., None]], tokens: int)
     run_often(run, inputs, name)
 
 
-@pytest.mark.parametrize("hidden", [512, 768])
-def test_few_steps_a_tile_of_larger_groups(
-    variant: tuple[str, Callable[..., None]], hidden: int
+# Sizes and tokens per expert for which, on 132 multiprocessors, hopper_v13 has groups of up to 128, whole and cut, and groups of up to 64
+# whose last ones are cut, with routing before and inside.
+@pytest.mark.parametrize(
+    ("tokens", "hidden", "inter", "counts"),
+    [
+        (1200, 512, 256, [200] * 24 + [0, 128, 129, 33, 65, 127, 300, 1]),
+        (1200, 768, 256, [200] * 24 + [0, 128, 129, 33, 65, 127, 300, 1]),
+        (1200, 512, 256, [300] * 22 + [100, 128, 33, 17]),
+        (1200, 1024, 256, [300] * 22 + [100, 128, 33, 65]),
+        (300, 512, 1024, [40] * 17 + [64]),
+        (128, 512, 1024, [40] * 17 + [64]),
+        (128, 512, 1024, [3] * 18),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else f"{len(value)}x{value[0]}",
+)
+def test_few_steps_a_tile_by_tokens_per_expert(
+    variant: tuple[str, Callable[..., None]],
+    tokens: int,
+    hidden: int,
+    inter: int,
+    counts: list[int],
 ) -> None:
-    """The same where experts have more tokens than one small group, one has none; hopper_v12 has groups of up to 128."""
     name, run = variant
-    inputs = moe_cases.make_inputs(1200, 32, hidden=hidden, inter=256, device="cuda", seed=9)
-    place_tokens(inputs, [200] * 24 + [0, 128, 129, 33, 65, 127, 300, 1])
+    inputs = moe_cases.make_inputs(tokens, 32, hidden=hidden, inter=inter, device="cuda", seed=9)
+    place_tokens(inputs, counts)
     run_often(run, inputs, name)
 
 
@@ -200,6 +249,64 @@ def test_two_streams(variant: tuple[str, Callable[..., None]]) -> None:
     for case, outs, want in zip(cases, outputs, expected, strict=True):
         for call, out in enumerate(outs):
             moe_cases.check(out, want, case, f"{name} on its own stream, call {call}")
+
+
+@triton.jit
+def _occupy(started, until_set):
+    tl.atomic_add(started, 1)
+    while tl.load(until_set, volatile=True) == 0:
+        pass
+
+
+@pytest.mark.parametrize("tokens", [1, 24, 57, 128, 300])
+def test_most_multiprocessors_taken(variant: tuple[str, Callable[..., None]], tokens: int) -> None:
+    """Another kernel keeps all but eight until the call has ended: thread blocks that run may not wait for those that cannot."""
+    name, run = variant
+    if not name.startswith("hopper"):
+        pytest.skip("its thread blocks do not wait for each other in one launch")
+    inputs = full_size(tokens, 32, seed=tokens)
+    expected = moe_cases.reference().run(*inputs.args())
+    output = moe_cases.poisoned_output(inputs)
+    started = torch.zeros(1, dtype=torch.int32, device="cuda")
+    until_set = torch.zeros(1, dtype=torch.int32, pin_memory=True)
+    taken = torch.cuda.get_device_properties(0).multi_processor_count - 8
+    other, mine, done = torch.cuda.Stream(), torch.cuda.Stream(), torch.cuda.Event()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(mine):
+        run(*inputs.args(), output)  # now its workspace on this stream is there
+    torch.cuda.synchronize()
+    output.fill_(float("nan"))
+    torch.cuda.synchronize()
+    try:
+        with torch.cuda.stream(other):  # 1,024 threads leave too few registers for one of ours
+            _occupy[(taken,)](started, until_set, num_warps=32)
+        _wait_for(lambda: started.item() == taken)
+        with torch.cuda.stream(mine):
+            run(*inputs.args(), output)
+            done.record()
+        _wait_for(done.query)
+    finally:
+        until_set[0] = 1
+        torch.cuda.synchronize()
+    moe_cases.check(output, expected, inputs, f"{name} beside another kernel")
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10.0
+    while not condition():
+        assert time.monotonic() < deadline, "waits for thread blocks that do not run"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("tokens", [16, 57, 129])
+def test_combine_weights_of_zero(variant: tuple[str, Callable[..., None]], tokens: int) -> None:
+    """The bias alone chooses the experts and every score is zero: words that carry their own arrival may not wait for another value."""
+    name, run = variant
+    inputs = full_size(tokens, 32, seed=tokens)
+    inputs.routing_logits.fill_(-200.0)
+    inputs.routing_bias.zero_()
+    inputs.routing_bias[32:40] = 1.0
+    run_and_check(run, inputs, f"{name} with weights of zero")
 
 
 @pytest.mark.parametrize("tokens", [1, 57, 300, 4096])
@@ -249,6 +356,7 @@ REFUSING: dict[str, dict[str, str]] = {
     "hopper_v10": {},
     "hopper_v11": {},
     "hopper_v12": {},
+    "hopper_v13": {},
     "triton_v6": {
         "not contiguous": "copies it",
         "not aligned": "has a kernel for it",
