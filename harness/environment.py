@@ -230,12 +230,12 @@ def build_variables(capability: str | None, cache: Path) -> dict[str, str]:
     return wanted
 
 
-def builds_at_once() -> int:
-    """How many solutions are compiled side by side on the processors that this process may use."""
+def builds_at_once(cores: int = BUILD_CORES) -> int:
+    """How many solutions are compiled side by side on the processors that this process may use, `cores` for each."""
     usable = (
         os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     )
-    return max(1, len(usable) // BUILD_CORES)
+    return max(1, len(usable) // cores)
 
 
 def find_nvcc() -> str | None:

@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 
-from harness.environment import BUILD_CORES, builds_at_once
+from harness.environment import builds_at_once
 from harness.manifest import Variant
 from harness.verify.session import Fault, Session
 
-BUILT_AHEAD = 4
+BUILT_AHEAD = 5
 """Solutions at most that are built before their turn; each takes 1 GB of memory for a process with torch."""
+AHEAD_CORES = 2
+"""Processors for each of them. Rather few and many at a time than one after another: whoever is under examination when a build begins
+waits for its end."""
 BUILD_AHEAD_S = 240
 """Then they are left for their turn: whoever is under examination waits for them."""
 
@@ -81,7 +84,7 @@ class Ahead:
         """Start the child of the solution that comes next: it imports what it needs, and waits without having loaded it. The children
         of the next few that are compiled anew in each process build them as well, side by side."""
         # One share of the processors is for the solution under examination.
-        several = min(BUILT_AHEAD, builds_at_once() - 1)
+        several = min(BUILT_AHEAD, builds_at_once(AHEAD_CORES) - 1)
         for variant in [other for other in following if other.is_compiled_anew][:several]:
             self._add(variant, builds=True)
         for variant in following[:1]:
@@ -94,7 +97,7 @@ class Ahead:
     def _add(self, variant: Variant, builds: bool = False) -> None:
         if variant.name in self.waiting:
             return
-        few = {"MAX_JOBS": os.environ.get("MAX_JOBS", str(BUILD_CORES))}  # compilers of a build
+        few = {"MAX_JOBS": os.environ.get("MAX_JOBS", str(AHEAD_CORES))}  # compilers of a build
         # What fails is started in its turn, where an error is its own.
         with suppress(OSError, Fault), ExitStack() as end:
             session = end.enter_context(self._child(variant, few if builds else {}))

@@ -173,10 +173,10 @@ def test_build_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert found["TORCH_CUDA_ARCH_LIST"] == "9.0a", "as a rule the image's"
 
 
-@pytest.mark.parametrize(("usable", "builds"), [(2, 1), (8, 2), (16, 4)])
+@pytest.mark.parametrize(("usable", "builds", "of_two"), [(2, 1, 1), (8, 2, 4), (16, 4, 8)])
 def test_builds_are_counted_by_the_processors_that_may_be_used(
-    monkeypatch: pytest.MonkeyPatch, usable: int, builds: int
+    monkeypatch: pytest.MonkeyPatch, usable: int, builds: int, of_two: int
 ) -> None:
     monkeypatch.setattr(environment.os, "cpu_count", lambda: 128)
     monkeypatch.setattr(environment.os, "sched_getaffinity", lambda pid: set(range(usable)))
-    assert environment.builds_at_once() == builds
+    assert environment.builds_at_once() == builds and environment.builds_at_once(2) == of_two
