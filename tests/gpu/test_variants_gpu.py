@@ -280,21 +280,21 @@ def test_most_multiprocessors_taken(variant: tuple[str, Callable[..., None]], to
     try:
         with torch.cuda.stream(other):  # 1,024 threads leave too few registers for one of ours
             _occupy[(taken,)](started, until_set, num_warps=32)
-        _wait_for(lambda: started.item() == taken)
+        _wait_for(lambda: started.item() == taken, "the other kernel does not run")
         with torch.cuda.stream(mine):
             run(*inputs.args(), output)
             done.record()
-        _wait_for(done.query)
+        _wait_for(done.query, "waits for thread blocks that do not run")
     finally:
         until_set[0] = 1
         torch.cuda.synchronize()
     moe_cases.check(output, expected, inputs, f"{name} beside another kernel")
 
 
-def _wait_for(condition: Callable[[], bool]) -> None:
+def _wait_for(condition: Callable[[], bool], otherwise: str) -> None:
     deadline = time.monotonic() + 10.0
     while not condition():
-        assert time.monotonic() < deadline, "waits for thread blocks that do not run"
+        assert time.monotonic() < deadline, otherwise
         time.sleep(0.01)
 
 
