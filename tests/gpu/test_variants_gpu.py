@@ -117,7 +117,9 @@ def test_tokens_per_expert(
 
 
 # Tokens of the first local experts of T. With few groups hopper_v13 multiplies a tile by both warpgroups, cuts all tiles of GEMM1 or those
-# of the last groups, and sums the pieces. One expert of 1,200 tokens has ten groups, for whose sums there is no room.
+# of the last groups, and sums the pieces. One expert of 1,200 tokens has ten groups, for whose sums there is no room. With up to six groups
+# at T = 17 to 128 hopper_v14 has tiles of half the rows, whose tokens the warpgroups share: up to eight of a group are the first one's, up to
+# 16 both's, up to 32 the first one's again.
 FEW_EXPERTS: dict[str, Callable[[int], list[int]]] = {
     "one": lambda t: [t],
     "one and a half": lambda t: [t, t // 2],
@@ -126,6 +128,8 @@ FEW_EXPERTS: dict[str, Callable[[int], list[int]]] = {
     "two": lambda t: [min(t, 30), min(t, 40)],
     "three": lambda t: [t // 2] * 3,
     "five": lambda t: [0, t // 3, t // 4, 0, t // 5, 40 if t > 40 else 1, t // 3],
+    "four of every width": lambda t: [5, 13, t if t < 32 else 27, t if t < 64 else 60],
+    "four of eight and less": lambda t: [8, 8, 16, 1],
     "six of few": lambda t: [11] * 6,
     "eight": lambda t: [t * 3 // 4] * 8,
     "seven and one twice as large": lambda t: [t // 2] * 7 + [t],
@@ -181,7 +185,7 @@ def test_few_steps_a_tile(variant: tuple[str, Callable[..., None]], tokens: int)
 
 
 # Sizes and tokens per expert for which, on 132 multiprocessors, hopper_v13 has groups of up to 128, whole and cut, and groups of up to 64
-# whose last ones are cut, with routing before and inside.
+# whose last ones are cut, with routing before and inside; and hopper_v14 tiles of half the rows, whole and cut.
 @pytest.mark.parametrize(
     ("tokens", "hidden", "inter", "counts"),
     [
@@ -192,6 +196,11 @@ def test_few_steps_a_tile(variant: tuple[str, Callable[..., None]], tokens: int)
         (300, 512, 1024, [40] * 17 + [64]),
         (128, 512, 1024, [40] * 17 + [64]),
         (128, 512, 1024, [3] * 18),
+        (128, 512, 1024, [40] * 8 + [64]),
+        (100, 512, 1024, [5, 13, 27, 60, 100]),
+        (60, 1024, 256, [60]),
+        (40, 1024, 256, [33, 9]),
+        (40, 512, 256, [9] * 12),
     ],
     ids=lambda value: str(value) if isinstance(value, int) else f"{len(value)}x{value[0]}",
 )
@@ -357,6 +366,7 @@ REFUSING: dict[str, dict[str, str]] = {
     "hopper_v11": {},
     "hopper_v12": {},
     "hopper_v13": {},
+    "hopper_v14": {},
     "triton_v6": {
         "not contiguous": "copies it",
         "not aligned": "has a kernel for it",
