@@ -184,8 +184,9 @@ def test_few_steps_a_tile(variant: tuple[str, Callable[..., None]], tokens: int)
     run_often(run, inputs, name)
 
 
-# Sizes and tokens per expert for which, on 132 multiprocessors, hopper_v13 has groups of up to 128, whole and cut, and groups of up to 64
-# whose last ones are cut, with routing before and inside; and hopper_v14 tiles of half the rows, whole and cut.
+# Sizes and tokens per expert for which, on 132 multiprocessors, hopper_v13 (the first seven) and hopper_v14 (the next five, which follow its
+# table of tilings) have groups of up to 128, whole and cut, and groups of up to 64 whose last ones are cut, with routing before and inside;
+# and hopper_v14 tiles of half the rows: cut, whole, cut where the groups of one expert lie on both sides, and GEMM2 in two pieces.
 @pytest.mark.parametrize(
     ("tokens", "hidden", "inter", "counts"),
     [
@@ -196,11 +197,17 @@ def test_few_steps_a_tile(variant: tuple[str, Callable[..., None]], tokens: int)
         (300, 512, 1024, [40] * 17 + [64]),
         (128, 512, 1024, [40] * 17 + [64]),
         (128, 512, 1024, [3] * 18),
+        (300, 512, 1280, [40] * 6 + [100] * 8),
+        (300, 512, 1280, [100] * 8 + [40] * 6),
+        (300, 512, 1280, [40] * 14),
+        (128, 512, 1280, [40] * 13 + [64]),
+        (128, 512, 1280, [3] * 14),
         (128, 512, 1024, [40] * 8 + [64]),
         (100, 512, 1024, [5, 13, 27, 60, 100]),
-        (60, 1024, 256, [60]),
+        (100, 1024, 1024, [30] * 7 + [100]),
         (40, 1024, 256, [33, 9]),
         (40, 512, 256, [9] * 12),
+        *[(60, 1024, 512, [count]) for count in (1, 8, 9, 16, 17, 32, 33, 60)],
     ],
     ids=lambda value: str(value) if isinstance(value, int) else f"{len(value)}x{value[0]}",
 )
@@ -267,13 +274,22 @@ def _occupy(started, until_set):
         pass
 
 
-@pytest.mark.parametrize("tokens", [1, 24, 57, 128, 300])
-def test_most_multiprocessors_taken(variant: tuple[str, Callable[..., None]], tokens: int) -> None:
+# With few experts hopper_v14 has other tiles.
+@pytest.mark.parametrize(
+    ("tokens", "counts"),
+    [(1, []), (24, []), (57, []), (128, []), (300, []), (57, [40, 9]), (100, [30, 30, 30, 100])],
+    ids=lambda value: str(value) if isinstance(value, int) else f"{len(value)} experts",
+)
+def test_most_multiprocessors_taken(
+    variant: tuple[str, Callable[..., None]], tokens: int, counts: list[int]
+) -> None:
     """Another kernel keeps all but eight until the call has ended: thread blocks that run may not wait for those that cannot."""
     name, run = variant
     if not name.startswith("hopper"):
         pytest.skip("its thread blocks do not wait for each other in one launch")
     inputs = full_size(tokens, 32, seed=tokens)
+    if counts:
+        place_tokens(inputs, counts)
     expected = moe_cases.reference().run(*inputs.args())
     output = moe_cases.poisoned_output(inputs)
     started = torch.zeros(1, dtype=torch.int32, device="cuda")
