@@ -186,7 +186,9 @@ def test_few_steps_a_tile(variant: tuple[str, Callable[..., None]], tokens: int)
 
 # Sizes and tokens per expert for which, on 132 multiprocessors, hopper_v13 (the first seven) and hopper_v14 (the next five, which follow its
 # table of tilings) have groups of up to 128, whole and cut, and groups of up to 64 whose last ones are cut, with routing before and inside;
-# and hopper_v14 tiles of half the rows: cut, whole, cut where the groups of one expert lie on both sides, and GEMM2 in two pieces.
+# and hopper_v14 tiles of half the rows: cut, whole, cut where the groups of one expert lie on both sides, and GEMM2 in two pieces. hopper_v15
+# decides between groups of up to 64 and of up to 128 at T > 128 with eight of its groups a round: more than that of few tokens, of many, with
+# one expert's groups on both sides of the round, exactly a round and less. Last the smallest hidden size and a round of one group.
 @pytest.mark.parametrize(
     ("tokens", "hidden", "inter", "counts"),
     [
@@ -208,6 +210,14 @@ def test_few_steps_a_tile(variant: tuple[str, Callable[..., None]], tokens: int)
         (40, 1024, 256, [33, 9]),
         (40, 512, 256, [9] * 12),
         *[(60, 1024, 512, [count]) for count in (1, 8, 9, 16, 17, 32, 33, 60)],
+        (256, 512, 2048, [9, 16, 6, 87, 39, 69, 3, 2, 2]),
+        (500, 512, 2048, [48, 21, 36, 62, 126, 147, 22, 75]),
+        (300, 1024, 2048, [33] * 10 + [100]),
+        (500, 1024, 2048, [237, 275, 52, 258, 32]),
+        (150, 512, 2048, [115, 5, 140, 76]),
+        (300, 512, 2048, [34, 146, 113]),
+        (40, 256, 256, [24, 9]),
+        (40, 256, 17152, [40, 9]),
     ],
     ids=lambda value: str(value) if isinstance(value, int) else f"{len(value)}x{value[0]}",
 )
@@ -383,6 +393,7 @@ REFUSING: dict[str, dict[str, str]] = {
     "hopper_v12": {},
     "hopper_v13": {},
     "hopper_v14": {},
+    "hopper_v15": {},
     "triton_v6": {
         "not contiguous": "copies it",
         "not aligned": "has a kernel for it",
