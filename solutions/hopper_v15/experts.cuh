@@ -150,7 +150,7 @@ __device__ __forceinline__ void leave(const Problem& p, const Plan& plan, int& l
 
 // Asks for the sums that this call will add to. They have left the L2 since the last call, and once the weights stream, each
 // access to device memory waits in a queue of several microseconds.
-// By the first kEach threads of each thread block, but for the warp that loads weights.
+// By the first kEach threads of each thread block, but for the warp that loads weights, whose share is left.
 template <class S, int kEach>
 __device__ __forceinline__ void warm_sums(const Problem& p, const Plan& plan) {
   constexpr int kLine = 32;  // floats
@@ -161,8 +161,8 @@ __device__ __forceinline__ void warm_sums(const Problem& p, const Plan& plan) {
     for (int i = id; i < ceil_div(count, kLine); i += threads) prefetch_l2(first + i * kLine);
   };
   if (!S::kCollects && plan.pieces[0] > 1) {
-    // As many columns as a group has on average: the first of each place (sum_pieces). Of a thin tile each warpgroup has two places, of a
-    // quarter of the size.
+    // As many columns as a group has on average: the first of each place, but where tokens are M (rows.cuh). In place of a tile there are two
+    // thin ones, and each warpgroup has a place of a quarter of the size for each.
     const bool thin = plan.sharing == Sharing::kTokens;
     const int average = min(ceil_div(plan.row_base[kMaxLocalExperts], max(groups, 1)), kNarrowGroup);
     const int cols = thin ? min(average, thin_columns(average)) : average;

@@ -96,9 +96,11 @@ __device__ __forceinline__ Grouping inside_groups(const Tilings& tilings, int n)
 }
 
 // T = 129 to 1,200: groups of up to 128 tokens where that is better than some more of up to 64. A second group of an expert reads its
-// weights again, if only from the L2, and takes a thread block half to three quarters of the time of a first one. But more and smaller tiles
-// are done sooner as long as each thread block has one at most; where they could be spread, unless groups are large; and beyond, tiles of 33
-// to 64 tokens take up to 5% longer where warpgroups share them. What is enough in either case was found by measurement
+// weights again, if only from the L2, and takes a thread block half to three quarters of the time of a first one. But as long as each
+// thread block has one tile at most, more and smaller tiles are done sooner, unless some thread blocks have none and there are three tenths
+// fewer of the larger ones, still enough for half of the thread blocks. Where tiles could be spread, larger groups are better if they have
+// many tokens on average. Beyond, tiles of 33 to 64 tokens take up to 5% longer where warpgroups share them, so a tenth of the groups has to
+// be saved, and two. Measured case by case, these rules are at times wrong, mostly by less than 5%
 // (results/2026-11-29-h200-hopper-v15/wide.log).
 __device__ __forceinline__ Grouping routed_groups(const Problem& p, const Tilings& tilings, int n) {
   const int tokens = __reduce_add_sync(~0u, n);
@@ -123,7 +125,7 @@ __device__ __forceinline__ void build_plan(Plan& plan, const Problem& p, int n, 
   const int lane = threadIdx.x % 32;
   const int g = ceil_div(n, grouping.max_cols);
   int rows = n, groups = g;
-  if constexpr (S::kOneGroup) {  // so there are at most 31 tokens
+  if constexpr (S::kOneGroup) {  // so an expert has at most 31 tokens
     rows += sum_before<5>(n);
     groups += sum_before<1>(g);
   } else {
@@ -172,7 +174,7 @@ struct Segment {
   int group;   // index over all groups
   int block;   // GEMM1: block of 128 columns of the intermediate; GEMM2: of 256 rows of W2; of thin tiles 64 and 128
   int slot;    // first token in the expert's list
-  int cols;    // tokens: those of the group; of a thin tile, where consumers are at work, those of one warpgroup, possibly none
+  int cols;    // tokens: those of the group; of a thin tile, where consumers are at work, those of one warpgroup, none if not positive
   int row;     // first row of these tokens in `act`
   int pieces;  // of the tile
   int piece;

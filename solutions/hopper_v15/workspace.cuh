@@ -207,7 +207,7 @@ inline CUtensorMap weights_map(const void* data, uint64_t rows, uint64_t cols, u
     uint32_t chunks = 0, box_rows = 0;
   };
   constexpr int kEntries = 32;  // a layer uses four at T = 17 to 128, two at others
-  static Key keys[kEntries];  // apart from the maps: a search then reads few cache lines
+  static Key keys[kEntries];  // apart from the maps: a search then reads fewer cache lines
   static CUtensorMap maps[kEntries];
   static int oldest = 0;
   for (int i = 0; i < kEntries; ++i) {
