@@ -58,7 +58,7 @@ __device__ __forceinline__ int partial_place(const Problem& p, const Plan& plan,
 
 // Sums the pieces of a cut GEMM1 tile: each adds its accumulators to the tile's place, in register order, so that with weights as M sums of
 // the same columns are neighbours; the piece that comes last takes the sum out, leaves zeros behind and goes on. Returns whether this is
-// it. By kThreads threads, `tid` among them, that meet at a named barrier; takes(i): whether the quadruples i of this thread are of a token.
+// it. By kThreads threads, `tid` among them, that meet at a named barrier; takes(i): whether quadruples i of this thread are of a token.
 template <class S, int kThreads, int kRows, int kEach, class Takes>
 __device__ __forceinline__ bool sum_pieces(const Problem& p, int place, int pieces, int tid, int barrier, int& last, const Takes& takes,
                                            float (&acc)[kRows][kEach]) {

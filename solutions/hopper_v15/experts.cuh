@@ -161,8 +161,8 @@ __device__ __forceinline__ void warm_sums(const Problem& p, const Plan& plan) {
     for (int i = id; i < ceil_div(count, kLine); i += threads) prefetch_l2(first + i * kLine);
   };
   if (!S::kCollects && plan.pieces[0] > 1) {
-    // As many columns as a group has on average: the first of each place, but where tokens are M (rows.cuh). In place of a tile there are two
-    // thin ones, and each warpgroup has a place of a quarter of the size for each.
+    // As many columns as a group has on average: the first of each place, but where tokens are M (rows.cuh). In place of a tile there are
+    // two thin ones, and each warpgroup has a place of a quarter of the size for each.
     const bool thin = plan.sharing == Sharing::kTokens;
     const int average = min(ceil_div(plan.row_base[kMaxLocalExperts], max(groups, 1)), kNarrowGroup);
     const int cols = thin ? min(average, thin_columns(average)) : average;

@@ -99,8 +99,8 @@ __device__ __forceinline__ Grouping inside_groups(const Tilings& tilings, int n)
 // weights again, if only from the L2, and takes a thread block half to three quarters of the time of a first one. But as long as each
 // thread block has one tile at most, more and smaller tiles are done sooner, unless some thread blocks have none and there are three tenths
 // fewer of the larger ones, still enough for half of the thread blocks. Where tiles could be spread, larger groups are better if they have
-// many tokens on average. Beyond, tiles of 33 to 64 tokens take up to 5% longer where warpgroups share them, so a tenth of the groups has to
-// be saved, and two. Measured case by case, these rules are at times wrong, mostly by less than 5%
+// many tokens on average. Beyond, tiles of 33 to 64 tokens take up to 5% longer where warpgroups share them, so a tenth of the groups has
+// to be saved, and two. Measured case by case, these rules are at times wrong, mostly by less than 5%
 // (results/2026-11-29-h200-hopper-v15/wide.log).
 __device__ __forceinline__ Grouping routed_groups(const Problem& p, const Tilings& tilings, int n) {
   const int tokens = __reduce_add_sync(~0u, n);

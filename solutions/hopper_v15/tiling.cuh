@@ -50,7 +50,8 @@ constexpr void spread(Tiling& t, int round, int groups) {
 // sums through the L2 delay the weights. At T = 17 to 128 (`inside`) up to six groups, where eight are a round, have thin tiles, of which
 // there are twice as many: those of three or four groups are not cut at all. With more than two groups of few tokens each it is the rule
 // after all, in many pieces, whose sums are small. The numbers are those that took the least time on an H200 of those tried, or little
-// more, at I = 2,048 (results/2026-11-29-h200-hopper-v14/thin.log; for more groups and larger T results/2026-11-29-h200-hopper-v13/few.log).
+// more, at I = 2,048 (results/2026-11-29-h200-hopper-v14/thin.log; for more groups and larger T
+// results/2026-11-29-h200-hopper-v13/few.log).
 constexpr Tiling narrow_tiling(bool inside, int round, int groups, int fill) {
   Tiling t;
   if (inside && (groups <= 2 || (groups <= 3 * round / 4 && fill >= 1))) {
