@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+from harness.cells import tail
 from harness.record import CheckResult
 from harness.verify.exam import Exam, Failed
 from harness.verify.session import Died, Refused
@@ -56,7 +57,8 @@ def run(tool: str, exam: Exam) -> CheckResult:
     if code == 0 and not fault:
         return CheckResult(name=name, outcome="passed", detail=summary or "no errors")
     found = cause(session.tail(), fault) or summary or f"{tool} exited with {code}"
-    return CheckResult(name=name, outcome="failed", detail=found, log_tail=session.tail() or None)
+    log = tail(session.tail()) or None
+    return CheckResult(name=name, outcome="failed", detail=found, log_tail=log)
 
 
 def environment(tool: str) -> dict[str, str]:

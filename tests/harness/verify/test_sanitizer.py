@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.paths import Paths
+from harness.paths import PROJECT, Paths
 from harness.plan import Plan, Request, make_plan
 from harness.verify import sanitizer
 from harness.verify.judge import Judge
@@ -16,6 +16,7 @@ CHEATS = Path(__file__).parents[2] / "cheats"
 STAND_IN = """#!/bin/bash
 while [[ "$1" == --* ]]; do [[ "$1" == --tool ]] && tool=$2; [[ "$1" == --error-exitcode ]] && bad=$2; shift 2; done
 "$@" || exit
+seq -f "built in $HERE, line %g" 100
 echo "========= ERROR SUMMARY: ERRORS errors ($tool)"
 [[ ERRORS == 0 ]] || exit $bad
 """
@@ -39,6 +40,7 @@ def test_its_exit_code_and_summary_are_the_verdict(
     program.write_text(STAND_IN.replace("ERRORS", str(errors)))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("HERE", str(PROJECT))
     found = sanitizer.find()
     assert found == str(program)
     result = Judge(plan, "full", 7, print).sanitize("racecheck", found, plan.variants[0])
@@ -46,7 +48,9 @@ def test_its_exit_code_and_summary_are_the_verdict(
     summary, log = f"{errors} errors (racecheck)", plan.folder / "control_returns-racecheck.log"
     if errors:
         assert result.detail == f"{summary}; see control_returns-racecheck.log"
-        assert summary in log.read_text()
+        assert summary in log.read_text() and str(PROJECT) not in log.read_text()
+        lines = (result.log_tail or "").splitlines()  # of the record, which travels
+        assert lines[:1] == ["built in ., line 62"] and summary in lines[-1], lines
     else:
         assert result.detail == summary and not log.exists()
 
