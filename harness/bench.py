@@ -27,7 +27,7 @@ from harness.paths import PROJECT, shown
 from harness.plan import Plan
 from harness.process import Background, Finished, follow
 from harness.progress import Progress
-from harness.record import Ceilings, Cell, Status, WorkloadInfo
+from harness.record import PROFILE_NAME, Ceilings, Cell, Status, WorkloadInfo
 from harness.repeats import combined
 from harness.resume import Kept
 
@@ -318,7 +318,7 @@ def profile_solutions(plan: Plan) -> ProfileRecord:
         solutions=[v.info() for v in plan.runnable],
         profiles=json.loads(out.read_text(encoding="utf-8")),
     )
-    write_atomically(plan.folder / "profile.json", record.model_dump_json(indent=1) + "\n")
+    write_atomically(plan.folder / PROFILE_NAME, record.model_dump_json(indent=1) + "\n")
     return record
 
 

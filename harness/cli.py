@@ -23,7 +23,7 @@ from harness.lock import folder_lock, gpu_lock
 from harness.manifest import ALL, select, survey
 from harness.paths import shown
 from harness.plan import DEFAULT_SOLUTIONS, Plan, Request, make_plan, open_dataset, renamed
-from harness.record import RunRecord
+from harness.record import PROFILE_NAME, RunRecord
 from harness.resume import Kept, resume_plan
 from harness.run import Verify, command_line, execute
 from harness.summary import summary_table, verdict_table
@@ -272,7 +272,7 @@ def profile(
         for kernel in entry.kernels[:top]:
             kernels.add_row(escape(kernel.name[:80]), f"{kernel.launches:.0f}", f"{kernel.us:.1f}")
         console.print(kernels)
-    console.print(f"Profile: {shown(plan.folder / 'profile.json')}", highlight=False)
+    console.print(f"Profile: {shown(plan.folder / PROFILE_NAME)}", highlight=False)
 
 
 @app.command()

@@ -7,7 +7,7 @@ import typer
 from harness.errors import HarnessError
 from harness.manifest import survey
 from harness.paths import Paths
-from harness.record import RECORD_NAME
+from harness.record import recorded
 from harness.report.tables import TABLES
 from harness.terminal import paths_of
 from harness.workloads import SUITES
@@ -28,9 +28,8 @@ def solution_names(context: typer.Context, incomplete: str) -> Offers:
 def runs(context: typer.Context, incomplete: str) -> Offers:
     """Run folders, under the path that was begun or by name."""
     results = _paths(context).results
-    folders = sorted((path.parent for path in results.glob(f"*/{RECORD_NAME}")), reverse=True)
     prefix = "results/" if incomplete.startswith("results/") else ""
-    words = [f"{prefix}{folder.name}" for folder in folders]
+    words = [f"{prefix}{folder.name}" for folder in reversed(recorded(results))]
     return [(word, "") for word in words if word.startswith(incomplete)]
 
 

@@ -8,7 +8,7 @@ from harness.comparable import MUST_AGREE
 from harness.credible import credible
 from harness.errors import HarnessError
 from harness.manifest import Variant
-from harness.record import RECORD_NAME, RunRecord, SolutionInfo, Status, load_record
+from harness.record import RECORD_NAME, RunRecord, SolutionInfo, Status, load_record, recorded
 from harness.report.numbers import times
 from harness.report.series import Chart, Point, Series
 from harness.report.view import build_report
@@ -41,9 +41,9 @@ def find_entries(results: Path, name: str, gpu: str | None = None) -> tuple[list
     entries, left_out = [], []
     known: set[str] = set()
     gpus: set[str] = set()
-    for path in sorted(results.glob(f"*/{RECORD_NAME}")):
+    for folder in recorded(results):
         try:
-            record = load_record(path.parent)
+            record = load_record(folder)
         except HarnessError as error:
             left_out.append(str(error))
             continue
@@ -57,7 +57,11 @@ def find_entries(results: Path, name: str, gpu: str | None = None) -> tuple[list
             if name in (solution.name, solution.label, solution.folder):
                 entries.append(Entry(record, solution))
                 mine = (f" {solution.name} ", "ceilings")
-                left_out += [f"{path}: {d}" for d in doubts if any(word in d for word in mine)]
+                left_out += [
+                    f"{folder / RECORD_NAME}: {d}"
+                    for d in doubts
+                    if any(word in d for word in mine)
+                ]
     if gpu and not any(gpu.lower() in there.lower() for there in gpus):
         raise HarnessError(
             f"--gpu: no record under {results} is of a GPU like '{gpu}'; there are: {', '.join(sorted(gpus)) or 'none'}"

@@ -4,6 +4,7 @@ Reports are functions of a record alone, so any record can be rendered again yea
 """
 
 import json
+from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from harness.profile import Profile
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "run.json"
+PROFILE_NAME = "profile.json"  # of a folder that holds a profile instead
 
 
 class _Model(BaseModel):
@@ -365,7 +367,7 @@ def load_record(folder: Path) -> RunRecord:
         text = path.read_text(encoding="utf-8")
         return RunRecord.model_validate_json(text)
     except (FileNotFoundError, NotADirectoryError):
-        raise HarnessError(f"{path}: no such record; RUN takes a folder under results/") from None
+        raise HarnessError(f"{path}: no such record; {_where_else(folder)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise HarnessError(f"{path}: cannot be read ({error}); mend the file") from None
     except ValidationError as error:
@@ -375,6 +377,19 @@ def load_record(folder: Path) -> RunRecord:
             _other_schema(path, text)
             or f"{path}: key '{key}': {first['msg']}; the file is damaged, or a later version of the harness wrote it"
         ) from None
+
+
+def _where_else(folder: Path) -> str:
+    """What to give instead of a folder without a record."""
+    if (folder / PROFILE_NAME).is_file():
+        return f"{folder} holds a profile, of which {PROFILE_NAME} is all there is"
+    near = get_close_matches(folder.name, [other.name for other in recorded(folder.parent)], n=1)
+    return "RUN takes a folder under results/" + (f", nearest: {near[0]}" if near else "")
+
+
+def recorded(results: Path) -> list[Path]:
+    """The folders with a record, sorted by name."""
+    return sorted(path.parent for path in results.glob(f"*/{RECORD_NAME}"))
 
 
 def _other_schema(path: Path, text: str) -> str | None:

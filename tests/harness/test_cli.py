@@ -45,6 +45,8 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         (["bench", "--profile", "../configs/seed"], ["PROFILE", "../configs/seed", "copy it to"]),
         (["report", "results/none"], ["results/none/run.json", "no such record"]),
         (["report", "README.md"], ["README.md/run.json", "no such record"]),
+        (["report", "results/2026-11-24-h20"], ["nearest: 2026-11-24-h200"]),
+        (["report", "results/2026-11-24-h200-profile"], ["holds a profile", "profile.json"]),
         # What typer finds out has the same form as what the harness finds out.
         (["bench", "--gpu", "zero"], ["--gpu", "integer", "bench --help"]),
         (["bench", "--gpu"], ["--gpu", "requires an argument", "--help"]),
