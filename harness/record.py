@@ -382,9 +382,9 @@ def load_record(folder: Path) -> RunRecord:
 def _where_else(folder: Path) -> str:
     """What to give instead of a folder without a record."""
     if (folder / PROFILE_NAME).is_file():
-        return f"{folder} holds a profile, of which {PROFILE_NAME} is all there is"
+        return f"{folder} holds a profile; read its {PROFILE_NAME}"
     near = get_close_matches(folder.name, [other.name for other in recorded(folder.parent)], n=1)
-    return "RUN takes a folder under results/" + (f", nearest: {near[0]}" if near else "")
+    return "name a folder under results/ that has one" + (f", nearest: {near[0]}" if near else "")
 
 
 def recorded(results: Path) -> list[Path]:

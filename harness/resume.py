@@ -11,7 +11,6 @@ from harness.errors import HarnessError
 from harness.paths import Paths, shown
 from harness.plan import Plan, Request, make_plan
 from harness.record import (
-    RECORD_NAME,
     Cell,
     Resumption,
     RunRecord,
@@ -57,10 +56,6 @@ def resume_plan(run: str, paths: Paths) -> tuple[Plan, Kept]:
             definition, dataset, GPU or versions. Then old and new cells would not be comparable.
     """
     name = run.removeprefix("results/").rstrip("/")
-    if not (paths.results / name / RECORD_NAME).is_file():
-        raise HarnessError(
-            f"RESUME: {shown(paths.results / name)}: no such record; name a folder under results/ that `bench` began"
-        )
     record = load_record(paths.results / name)
     if record.backend == "document" or (record.verification and record.verification.form == "full"):
         raise HarnessError(

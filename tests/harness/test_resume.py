@@ -219,8 +219,9 @@ def test_resume_refuses_a_damaged_record_and_other_options(tmp_path: Path) -> No
     where = ("--results-dir", tmp_path / "results")
     done = harness("bench", "--resume", "r", *where)
     assert done.returncode == 2 and "run.json" in done.stderr and "damaged" in done.stderr
-    done = harness("bench", "--resume", "none", *where)
-    assert done.returncode == 2 and "no such record" in done.stderr
+    done = harness("bench", "--resume", "rr", *where)
+    assert done.returncode == 2 and "no such record" in done.stderr, done.stderr
+    assert "nearest: r" in done.stderr and done.stderr.count("\n") == 1, done.stderr
     for other in ("triton_v1", "--verify", "--no-verify"):
         done = harness("bench", other, "--resume", "r", *where)
         assert done.returncode == 2 and "leave the other options out" in done.stderr
