@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from harness.atomic import remove_partial
 from harness.environment import Gpu
 from harness.errors import HarnessError
 
@@ -47,7 +48,7 @@ def gpu_lock(
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold a run's folder while the block runs.
+    """Hold a run's folder while the block runs, without what a killed run left half written.
 
     Raises:
         HarnessError: another process writes there.
@@ -60,6 +61,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
                 f"{folder}: {_holder(path)} is writing there; wait until it has ended"
             )
         _sign(file, folder.name)
+        remove_partial(folder)
         try:
             yield
         finally:
